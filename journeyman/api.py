@@ -1,0 +1,91 @@
+"""What the command line does, as functions: `learn` is in `loop.py`, the rest is here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from journeyman.engine.native import NativeEngine
+from journeyman.errors import UsageError
+from journeyman.exam.exam import ExamConfig, ExamResult, examine, splits_of
+from journeyman.jobs import resolve
+from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.school import SchoolConfig, demonstrations, read_text
+from journeyman.learn.school import school as lessons_learned
+from journeyman.model.load import LoadedModel, load, save
+from journeyman.model.render import Renderer
+from journeyman.model.tiny import fresh, is_tiny
+from journeyman.stages import Record
+
+
+def school(
+    lesson: str, out: Path | str, model: str = "tiny", config: SchoolConfig | None = None, seed: int = 0
+) -> Iterator[Record]:
+    """Teach `model` by the demonstrations of a job's expert, or by the text of a `.txt` file; write it to `out`.
+
+    Yields:
+        One record per update: `kind`, `step`, `loss`, `tokens`, `seconds`.
+
+    Raises:
+        UsageError: nothing to learn, or a model from scratch is asked to learn from text alone.
+        JobError: the job has no expert.
+    """
+    config = config or SchoolConfig()
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an empty folder", fix="choose another with --out")
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    is_text = lesson.endswith(".txt")
+    if is_text and is_tiny(model):
+        raise UsageError(
+            "a model from scratch needs a job, for its tokenizer is made for one",
+            fix="school it on a job first, then give that checkpoint with --model",
+        )
+    jobs = [] if is_text else [resolve(lesson)]
+    loaded = fresh(model, jobs) if is_tiny(model) else load(model)
+    renderer = Renderer(loaded.tokenizer)
+    if is_text:
+        lessons = read_text(Path(lesson), renderer, min(loaded.model.config.max_positions, 512))
+    else:
+        lessons = demonstrations(jobs, config.demonstrations, seed, renderer)
+    learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
+    for step, metrics in enumerate(lessons_learned(learner, lessons, config, seed=seed)):
+        yield {"kind": "school", "step": step, "seconds": time.monotonic() - started, **metrics}
+    save(out, loaded.model, loaded.tokenizer)
+
+
+def exam(
+    model: str | Path, job: str, config: ExamConfig | None = None, *, slots: int = 64, context: int = 1024
+) -> Iterator[ExamResult]:
+    """Examine a run, a checkpoint or a named model on a job, split by split."""
+    config = config or ExamConfig()
+    loaded = open_model(model)
+    learner = Learner(loaded.model, loaded.value, UpdateConfig(), keep_reference=False)
+    engine = NativeEngine(loaded.model, slots=slots, context=context)
+    examined = resolve(job)
+    for split in splits_of(examined, config.splits):
+        part = ExamConfig(**{**asdict(config), "splits": (split,)})
+        results, _ = examine(
+            engine, Renderer(loaded.tokenizer), learner.score, {job: examined}, part, step=0
+        )
+        yield from results
+
+
+def open_model(name: str | Path) -> LoadedModel:
+    """A model by the name of its run folder, its checkpoint folder, or as :func:`load` knows it.
+
+    Raises:
+        UsageError: the run has no finished checkpoint yet.
+    """
+    folder = Path(name)
+    if (folder / "experience.sqlite").exists():
+        finished = [f for f in (folder / "model", *sorted((folder / "checkpoints").glob("step-*"))[::-1]) if f.is_dir()]
+        if not finished:
+            raise UsageError(f"the run {folder} has no checkpoint yet", fix="let it go on: give its command again")
+        return load(str(finished[0]))
+    return load(str(name))

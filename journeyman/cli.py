@@ -1,0 +1,259 @@
+"""The command line. Thin: every command is a call that the Python API has, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional
+
+from journeyman.errors import JourneymanError, UnknownName, UsageError
+from journeyman.exam.exam import ExamConfig
+from journeyman.learn.school import SchoolConfig
+from journeyman.config import LearnConfig
+from journeyman.progress import default_folder, follow, follow_school
+
+console = Console(stderr=True)
+EXAMPLES = """
+examples:
+  journeyman jobs                                    what can be learned
+  journeyman learn hops --school.demonstrations 200  a tiny model, taught a little, then left to practise
+  journeyman learn reasoning_gym:spell_backward --model smollm2-135m
+  journeyman learn my_job.py:MyJob --model ./checkpoint --run runs/mine
+  journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
+  journeyman exam runs/mine maze --attempts 4
+"""
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Teach a model one or more jobs by trial and error. The same command again continues an interrupted run."""
+
+    config: OmitArgPrefixes[LearnConfig]
+    run: Path | None = None
+    """Folder of the run; by default runs/<jobs>-<model>."""
+    json: bool = False
+    """Print log records as JSON lines on standard output, and nothing else."""
+
+    def __call__(self) -> None:
+        from journeyman.loop import learn
+
+        folder = self.run or default_folder(self.config)
+        follow(learn(self.config, folder), self.config, folder, self.json)
+        finish(folder, self.json)
+
+
+@dataclass(frozen=True)
+class School:
+    """Teach a model by demonstrations of a job's expert, or by the text of a file; no trial and error."""
+
+    job: Positional[str]
+    """A job whose expert demonstrates, or a path to a text file (*.txt)."""
+    out: Path
+    """Folder for the checkpoint."""
+    model: str = "tiny"
+    """What to start from: `tiny`, a checkpoint folder, a Hub name."""
+    seed: int = 0
+    """Fixes everything random."""
+    school: OmitArgPrefixes[SchoolConfig] = field(default_factory=SchoolConfig)
+    json: bool = False
+    """Print records as JSON lines."""
+
+    def __call__(self) -> None:
+        from journeyman.api import school
+
+        records = school(self.job, self.out, self.model, self.school, self.seed)
+        follow_school(records, self.school.updates, self.json)
+        console.print(f"the checkpoint is in {self.out}")
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Examine a checkpoint or a run on a job's held-out splits."""
+
+    model: Positional[str]
+    """A run folder, a checkpoint folder, `smollm2-135m`, or a Hub name."""
+    job: Positional[str]
+    """The job to examine on."""
+    exam: OmitArgPrefixes[ExamConfig] = field(default_factory=ExamConfig)
+    json: bool = False
+    """Print results as JSON lines."""
+
+    def __call__(self) -> None:
+        from journeyman.api import exam
+        from journeyman.report.terminal import exam_table
+
+        results = [r.as_dict() for r in exam(self.model, self.job, self.exam)]
+        if self.json:
+            for result in results:
+                print(json.dumps(result))
+        else:
+            Console().print(exam_table(results))
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """List the jobs with their splits, or check one: `journeyman jobs validate maze`."""
+
+    words: Positional[tuple[str, ...]] = ()
+    """Nothing, or `validate JOB [JOB...]`."""
+    tasks: int = 1000
+    """Tasks of each split that validate checks."""
+    json: bool = False
+    """Print as JSON lines."""
+
+    def __call__(self) -> None:
+        from journeyman.report.jobs import list_jobs, validate_jobs
+
+        if not self.words:
+            list_jobs(self.json)
+        elif self.words[0] == "validate" and len(self.words) > 1:
+            if not validate_jobs(self.words[1:], self.tasks, self.json):
+                sys.exit(1)
+        elif self.words[0] == "validate":
+            raise UsageError("no job to validate", fix="name one: journeyman jobs validate maze")
+        else:
+            raise UnknownName("word after `jobs`", self.words[0], ["validate"])
+
+
+@dataclass(frozen=True)
+class New:
+    """Write a small working job of your own, with a test, to start from."""
+
+    path: Positional[Path]
+    """The file to write, e.g. my_job.py."""
+
+    def __call__(self) -> None:
+        from journeyman.jobs.template import write_example
+
+        for file in write_example(self.path):
+            console.print(f"wrote {file}")
+
+
+@dataclass(frozen=True)
+class Show:
+    """A run at a glance: state, results, curves, time and tokens."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    json: bool = False
+    """Print the last record of each kind as JSON lines."""
+
+    def __call__(self) -> None:
+        from journeyman.report.terminal import render_summary
+        from journeyman.run import read_config, read_lines
+
+        read_config(self.run)
+        if self.json:
+            for name in ("metrics", "exams"):
+                for record in read_lines(self.run / f"{name}.jsonl")[-1:]:
+                    print(json.dumps(record))
+        else:
+            Console().print(render_summary(self.run))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Episodes of a run with the value function along their text: where it knew it was going right or wrong."""
+
+    run: Positional[Path]
+    """The run's folder."""
+    id: Positional[str | None] = None
+    """An episode's id; without one, the latest that match."""
+    job: str | None = None
+    """Only this job's episodes."""
+    split: str | None = None
+    """Only this split's."""
+    outcome: str | None = None
+    """`success` or `failure`."""
+    count: int = 3
+    """How many."""
+    json: bool = False
+    """Print episodes as JSON lines."""
+
+    def __call__(self) -> None:
+        from journeyman.report.terminal import show_traces
+
+        show_traces(
+            self.run, id=self.id, job=self.job, split=self.split, outcome=self.outcome, count=self.count, as_json=self.json
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's report: one self-contained HTML file."""
+
+    run: Positional[Path]
+    """The run's folder."""
+
+    def __call__(self) -> None:
+        from journeyman.report import write_report
+        from journeyman.run import read_config
+
+        read_config(self.run)
+        print(write_report(self.run))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The whole story in minutes: a tiny model is taught a little, learns two jobs by trial and error with a value
+    function, and is examined before and after."""
+
+    run: Path = Path("runs/demo")
+    """Folder of the run."""
+    seed: int = 0
+    """Another seed, another run of the dice."""
+    model: str = "tiny"
+    """`tiny`, or `smollm2-135m` for the slower demo with a real language model."""
+    json: bool = False
+    """Print log records as JSON lines."""
+
+    def __call__(self) -> None:
+        from journeyman import recipes
+        from journeyman.loop import learn
+
+        config = recipes.demo_llm(self.seed) if self.model == "smollm2-135m" else recipes.demo(self.seed)
+        follow(learn(config, self.run), config, self.run, self.json)
+        finish(self.run, self.json)
+
+
+def finish(folder: Path, as_json: bool) -> None:
+    """Write the report and say where everything is."""
+    from journeyman.report import write_report
+    from journeyman.report.terminal import render_summary
+
+    report = write_report(folder)
+    if not as_json:
+        console.print(render_summary(folder))
+        console.print(f"report      {report}\ncheckpoint  {folder / 'model'}\ntraces      journeyman trace {folder}")
+
+
+Command = Learn | School | Exam | Jobs | New | Show | Trace | Report | Demo
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `journeyman` command."""
+    command = tyro.cli(
+        Annotated[Command, tyro.conf.OmitSubcommandPrefixes],
+        args=arguments,
+        prog="journeyman",
+        description="A language model that knows how it is doing, and so learns on the job.\n" + EXAMPLES,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        command()
+    except JourneymanError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("\nstopped. Nothing recorded is lost: give the same command again to continue.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,76 @@
+"""The configuration of a run: how its parts' configurations fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from journeyman.errors import UsageError
+from journeyman.exam.exam import ExamConfig
+from journeyman.learn.credit import CRITIC_FREE, CreditConfig
+from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.school import SchoolConfig
+from journeyman.model.value import ValueConfig
+from journeyman.rollout.runner import RolloutConfig
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """A whole run. Every random draw follows from `seed`."""
+
+    jobs: tuple[str, ...]
+    """What to learn: names as in `journeyman jobs`, or `my_job.py:MyJob`. Several are learned side by side."""
+    model: str = "tiny"
+    """`tiny` (from scratch, see model/tiny.py), `smollm2-135m`, a Hugging Face folder or Hub name."""
+    steps: int = 100
+    """Learning steps."""
+    tasks: int = 16
+    """Tasks of each job in one step."""
+    repeats: int = 8
+    """Episodes of each task in one step: its group."""
+    seed: int = 0
+    """Fixes everything random."""
+    school: SchoolConfig = field(default_factory=lambda: SchoolConfig(demonstrations=0, updates=0))
+    """What to imitate before learning by trial and error."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """How episodes are played."""
+    credit: CreditConfig = field(default_factory=CreditConfig)
+    """How outcomes become advantages."""
+    value: ValueConfig = field(default_factory=ValueConfig)
+    """The value function."""
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    """How weights change."""
+    value_warmup: int = 4
+    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count."""
+    replay: int = 4
+    """Earlier steps whose episodes the value function learns from again."""
+    exam: ExamConfig = field(default_factory=ExamConfig)
+    """What is examined before and after, on all splits."""
+    exam_every: int = 0
+    """Steps between exams on the split `test` alone; 0: none in between."""
+    checkpoint_every: int = 10
+    """Steps between checkpoints."""
+    slots: int = 128
+    """Episodes the engine samples at once."""
+    context: int = 1024
+    """Longest episode in tokens."""
+    threads: int = 0
+    """Threads of torch; 0: as many as there are cores."""
+
+    def __post_init__(self) -> None:
+        if not self.jobs:
+            raise UsageError("no job to learn", fix="name one: journeyman learn maze")
+        for name, least in (("tasks", 1), ("repeats", 1), ("steps", 0), ("checkpoint_every", 1), ("replay", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
+            raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
+
+    @property
+    def uses_value(self) -> bool:
+        """Whether the credit rule needs a value function."""
+        return self.credit.rule not in CRITIC_FREE
+
+    @property
+    def warmup(self) -> int:
+        """Steps before the policy's first update."""
+        return self.value_warmup if self.uses_value else 0

@@ -1,0 +1,93 @@
+"""What an engine promises: it reads tokens into sequences and samples replies, many sequences at once.
+
+A sequence is opened, then alternately given tokens to read (`submit`) and asked for a reply (the `Reply`s
+that `step` returns when they are done). What was read or sampled stays in the sequence's cache, so that a
+later turn reads only what is new and a fork costs a copy, not a second reading.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from journeyman.errors import UsageError
+
+Finish = Literal["stop", "length", "context"]
+"""A reply ended by an end token, by its token limit, or because the context is full."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a reply is sampled.
+
+    Attributes:
+        temperature: 0 is greedy. Log-probabilities are of the distribution at this temperature (at 0,
+            of the one at 1).
+        top_p: smallest set of tokens of this mass (1904.09751); log-probabilities stay those of the whole
+            distribution, so 1 is right for learning.
+        max_tokens: longest reply.
+        stop: tokens that end a reply; they belong to it.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    stop: frozenset[int] = field(default_factory=frozenset[int])
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise UsageError(f"temperature must be at least 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply: its tokens (with the end token, if one came) and the log-probability of each."""
+
+    sequence: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Finish
+
+
+class Engine(ABC):
+    """The contract. Sampling depends on a sequence's own seed and position alone, never on its neighbours
+    (beyond floating-point rounding).
+
+    Attributes:
+        context: most tokens one sequence can hold.
+        version: version of the weights that sample now; the owner of the weights sets it.
+    """
+
+    context: int
+    version: int = 0
+
+    @abstractmethod
+    def open(self, seed: int) -> int:
+        """A new, empty sequence; `seed` fixes every draw made for it."""
+
+    @abstractmethod
+    def fork(self, sequence: int, seed: int) -> int:
+        """A copy of an idle sequence, with what it has read, and a seed of its own."""
+
+    @abstractmethod
+    def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:
+        """Let an idle sequence read `tokens` (at least one, unless it was forked) and then sample a reply."""
+
+    @abstractmethod
+    def step(self) -> list[Reply]:
+        """Go on by one forward pass; return the replies that are finished now. Empty when all is idle."""
+
+    @abstractmethod
+    def close(self, sequence: int) -> None:
+        """Forget a sequence, whatever its state."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether any sequence waits for a reply."""

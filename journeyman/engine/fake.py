@@ -1,0 +1,67 @@
+"""A scripted engine: replies come from a function instead of a model. Public, for tests and for debugging jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from journeyman.engine.base import Engine, Reply, Sampling
+
+
+class ScriptedEngine(Engine):
+    """Answers each sequence with `script(tokens read so far)`, one step after it was asked.
+
+    Replies longer than the limit are cut as a real engine would cut them; log-probabilities are all -1.
+
+    Example:
+        >>> engine = ScriptedEngine(lambda read: [7, 2])
+        >>> sequence = engine.open(seed=0)
+        >>> engine.submit(sequence, [1], Sampling(stop=frozenset({2})))
+        >>> engine.step()[0].tokens
+        (7, 2)
+    """
+
+    def __init__(self, script: Callable[[list[int]], Sequence[int]], context: int = 1024) -> None:
+        self.script, self.context = script, context
+        self._read: dict[int, list[int]] = {}
+        self._asked: dict[int, Sampling] = {}
+
+    def open(self, seed: int) -> int:
+        sequence = len(self._read)
+        self._read[sequence] = []
+        return sequence
+
+    def fork(self, sequence: int, seed: int) -> int:
+        twin = self.open(seed)
+        self._read[twin] = list(self._read[sequence])
+        return twin
+
+    def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:
+        self._read[sequence].extend(tokens)
+        self._asked[sequence] = sampling
+
+    def step(self) -> list[Reply]:
+        return [self._reply(sequence, self._asked.pop(sequence)) for sequence in list(self._asked)]
+
+    def _reply(self, sequence: int, sampling: Sampling) -> Reply:
+        read = self._read[sequence]
+        tokens: list[int] = []
+        finish = "length"
+        for token in self.script(list(read)):
+            if len(tokens) == sampling.max_tokens or len(read) + len(tokens) == self.context:
+                break
+            tokens.append(token)
+            if token in sampling.stop:
+                finish = "stop"
+                break
+        if finish != "stop" and len(read) + len(tokens) >= self.context:
+            finish = "context"
+        read.extend(tokens)
+        return Reply(sequence, tuple(tokens), (-1.0,) * len(tokens), finish)
+
+    def close(self, sequence: int) -> None:
+        self._asked.pop(sequence, None)
+        self._read[sequence] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._asked)

@@ -1,0 +1,59 @@
+"""Every error a user can meet. Each message shows the mistake, the reason and the fix.
+
+    JourneymanError
+    ├── UsageError          the command or the configuration is wrong
+    │   └── UnknownName     a job, model, split or run nobody knows; carries the nearest names
+    ├── JobError            a job breaks its contract (validate() says where)
+    ├── CheckpointError     a folder that is no checkpoint, or a damaged one
+    ├── StoreError          the experience store cannot keep or give back what was asked
+    └── RunError            a run folder is locked, foreign or damaged
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class JourneymanError(Exception):
+    """The root: catch this to catch everything we raise on purpose."""
+
+    def __init__(self, mistake: str, *, reason: str = "", fix: str = "") -> None:
+        parts = [mistake]
+        if reason:
+            parts.append(f"Why: {reason}")
+        if fix:
+            parts.append(f"Fix: {fix}")
+        super().__init__("\n".join(parts))
+        self.mistake, self.reason, self.fix = mistake, reason, fix
+
+
+class UsageError(JourneymanError, ValueError):
+    """The command line or a configuration is wrong."""
+
+
+class UnknownName(UsageError):
+    """A name nobody knows. The message lists the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, fix: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown {kind} {name!r}: {hint}", fix=fix)
+        self.nearest = near
+
+
+class JobError(JourneymanError):
+    """A job breaks its contract."""
+
+
+class CheckpointError(JourneymanError):
+    """A folder is no checkpoint, or a damaged one."""
+
+
+class StoreError(JourneymanError):
+    """The experience store cannot keep or give back what was asked."""
+
+
+class RunError(JourneymanError):
+    """A run folder is in use, belongs to another configuration, or is damaged."""

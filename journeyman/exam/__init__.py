@@ -1,0 +1,1 @@
+"""Exams: ability, generalization, calibration, each with an interval."""

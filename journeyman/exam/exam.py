@@ -1,0 +1,129 @@
+"""Exams: how well the present policy does a job's splits, with clustered intervals, and how well V knew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from journeyman.engine.base import Engine
+from journeyman.errors import UnknownName, UsageError
+from journeyman.exam.calibration import ValueReport, early_knowledge
+from journeyman.exam.stats import mean_interval
+from journeyman.jobs.base import Job
+from journeyman.model.render import Renderer
+from journeyman.rollout.runner import RolloutConfig, attempts, rollout
+from journeyman.types import Trajectory
+
+
+@dataclass(frozen=True)
+class ExamConfig:
+    """How much is asked."""
+
+    tasks: int = 200
+    """Tasks of each split (fewer where the split is smaller)."""
+    attempts: int = 1
+    """Episodes of each task; intervals are clustered by task."""
+    splits: tuple[str, ...] = ()
+    """Which splits; none named: every one but `train` and `valid`."""
+    temperature: float = 1.0
+    """Sampling temperature; 1 examines the policy that learned, 0 its most likely replies."""
+
+    def __post_init__(self) -> None:
+        if self.tasks < 1 or self.attempts < 1:
+            raise UsageError(f"exam: tasks and attempts must be at least 1, got {self.tasks} and {self.attempts}")
+
+
+@dataclass(frozen=True)
+class ExamResult:
+    """One split's result. `low` and `high` bound the success rate's 95% interval, clustered by task."""
+
+    step: int
+    job: str
+    split: str
+    tasks: int
+    episodes: int
+    success: float
+    low: float
+    high: float
+    reward: float
+    failed: int
+    tokens: int
+    seconds: float
+    value: ValueReport | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(
+    engine: Engine,
+    renderer: Renderer,
+    score: Callable[[Sequence[Trajectory]], list[Trajectory]],
+    jobs: Mapping[str, Job],
+    config: ExamConfig,
+    *,
+    step: int,
+    rollouts: RolloutConfig | None = None,
+) -> tuple[list[ExamResult], list[Trajectory]]:
+    """Examine every job on every split asked for. The same tasks each time, so that results pair.
+
+    Args:
+        score: writes the value function's estimates along the episodes.
+
+    Returns:
+        A result per job and split, and all episodes, scored by the value function.
+    """
+    base = rollouts or RolloutConfig()
+    config_played = RolloutConfig(
+        config.temperature, 1.0, base.max_turns, base.max_reply_tokens, base.seconds_per_step
+    )
+    results: list[ExamResult] = []
+    episodes: list[Trajectory] = []
+    for name, job in jobs.items():
+        for split in splits_of(job, config.splits):
+            started = time.monotonic()
+            orders = attempts(
+                list(job.tasks(split, config.tasks)),
+                repeats=config.attempts,
+                prefix=f"exam-{step:06d}-{name}-{split}",
+                seed=0,
+            )
+            played = sorted(rollout(engine, renderer, jobs, orders, config_played), key=lambda t: t.id)
+            played = score(played)
+            episodes += played
+            results.append(_result(step, name, split, played, time.monotonic() - started))
+    return results, episodes
+
+
+def splits_of(job: Job, wanted: Sequence[str]) -> list[str]:
+    """The splits to examine.
+
+    Raises:
+        UnknownName: a split is asked for that the job does not have.
+    """
+    for split in wanted:
+        if split not in job.splits:
+            raise UnknownName(f"split of {job.name}", split, job.splits)
+    return list(wanted) or [split for split in job.splits if split not in ("train", "valid")]
+
+
+def _result(step: int, job: str, split: str, played: Sequence[Trajectory], seconds: float) -> ExamResult:
+    success = mean_interval([float(t.outcome.success) for t in played], [t.task.id for t in played])
+    reward = sum(t.outcome.reward for t in played) / len(played)
+    return ExamResult(
+        step=step,
+        job=job,
+        split=split,
+        tasks=len({t.task.id for t in played}),
+        episodes=len(played),
+        success=success.mean,
+        low=success.low,
+        high=success.high,
+        reward=reward,
+        failed=sum(t.outcome.ending == "failed" for t in played),
+        tokens=sum(len(t) for t in played),
+        seconds=seconds,
+        value=early_knowledge(played),
+    )

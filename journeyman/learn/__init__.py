@@ -1,0 +1,1 @@
+"""Learning: credit, losses, and the learner that applies them."""

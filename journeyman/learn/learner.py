@@ -1,0 +1,255 @@
+"""The learner: a policy, its value function, and how a step of experience changes them.
+
+    score          write V along trajectories
+    update_value   teach V what became of them
+    update_policy  move the policy by advantages
+    school         imitate: next-token learning on text and demonstrations
+
+Gradients are accumulated by tokens: every micro-batch's loss is a sum, divided by the tokens of the whole
+mini-batch, so the result does not depend on how it was cut (2503.20783).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from journeyman.errors import UsageError
+from journeyman.learn.batch import Batch, collate, micro_batches
+from journeyman.learn.losses.language import language_loss
+from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
+from journeyman.learn.optimizer import Optimizer, OptimizerConfig
+from journeyman.model.decoder import Decoder
+from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.types import FloatArray, Trajectory
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """How much is made of one step's experience."""
+
+    policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4))
+    """The policy's optimizer."""
+    critic: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-3))
+    """The value function's optimizer."""
+    loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
+    """The policy's loss."""
+    policy_epochs: int = 1
+    """Passes of the policy over one step's trajectories."""
+    value_epochs: int = 1
+    """Passes of the value function over them and the replayed ones."""
+    minibatches: int = 4
+    """Updates in one pass."""
+    normalize: bool = True
+    """Divide advantages by their root mean square over the step."""
+    token_budget: int = 16384
+    """Padded tokens in one micro-batch: bounds memory, changes no result."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of matrix products; weights and optimizer stay float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("policy_epochs", "value_epochs", "minibatches", "token_budget"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"update: {name} must be at least 1, got {getattr(self, name)}")
+
+
+class Learner:
+    """Owns the weights that learn. `version` counts policy updates as the engine sees them."""
+
+    def __init__(
+        self, policy: Decoder, value: ValueFunction | None, config: UpdateConfig, *, keep_reference: bool = True
+    ) -> None:
+        self.policy, self.value, self.config = policy, value, config
+        self.reference = copy.deepcopy(policy).requires_grad_(False) if keep_reference else None
+        self.policy_optimizer = Optimizer(config.policy, [policy])
+        self.value_optimizer: Optimizer | None = None
+        if value is not None:
+            modules = [value, policy.model] if value.config.placement == "shared" else [value]
+            self.value_optimizer = Optimizer(config.critic, modules)
+        self.version = 0
+
+    @staticmethod
+    def start(policy: Decoder, value: ValueConfig | None, config: UpdateConfig) -> Learner:
+        """A learner at its beginning: a fresh value function, or none for critic-free credit."""
+        return Learner(policy, None if value is None else ValueFunction.start(value, policy), config)
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def score(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """The trajectories with V after each token; unchanged where there is no value function."""
+        value = self.value
+        if value is None or not trajectories:
+            return list(trajectories)
+        scored: list[Trajectory] = list(trajectories)
+        for rows in micro_batches([len(t) for t in trajectories], self.config.token_budget):
+            batch = collate([trajectories[i] for i in rows])
+            with self._precision():
+                outputs = value(batch.tokens_BT, self.policy)
+            values = value.expectation(outputs).numpy()
+            for row, index in enumerate(rows):
+                t = trajectories[index]
+                scored[index] = replace(t, values=values[row, : len(t)].astype(np.float32))
+        return scored
+
+    # -- learning --------------------------------------------------------------------------------------
+
+    def update_policy(
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray], rng: np.random.Generator
+    ) -> Metrics:
+        """Move the policy; returns means over tokens (docs/metrics.md)."""
+        if self.config.normalize:
+            advantages = _normalized(trajectories, advantages)
+        sums: defaultdict[str, float] = defaultdict(float)
+        tokens, norms = 0, list[float]()
+        for part in self._minibatches(len(trajectories), self.config.policy_epochs, rng):
+            chosen = [trajectories[i] for i in part]
+            count = sum(int(t.mask.sum()) for t in chosen)
+            if not count:
+                continue
+            for rows in micro_batches([len(t) for t in chosen], self.config.token_budget):
+                batch = collate([chosen[i] for i in rows], [advantages[part[i]] for i in rows])
+                succeeded = torch.tensor([chosen[i].outcome.success for i in rows], dtype=torch.float32)
+                loss, metrics = self._policy_loss(batch, succeeded)
+                (loss / count).backward()
+                for name, amount in metrics.items():
+                    sums[name] += amount
+            tokens += count
+            norms.append(self.policy_optimizer.step())
+        self.version += 1
+        means = {name: amount / max(tokens, 1) for name, amount in sums.items()}
+        return {**means, "policy/grad_norm": float(np.mean(norms)) if norms else 0.0}
+
+    def update_value(
+        self, trajectories: Sequence[Trajectory], targets: Sequence[FloatArray], rng: np.random.Generator
+    ) -> Metrics:
+        """Teach V the targets at every position from the last prompt token on."""
+        value, optimizer = self.value, self.value_optimizer
+        if value is None or optimizer is None:
+            return {}
+        total, count_all = 0.0, 0
+        minibatches = self.config.minibatches
+        for part in self._minibatches(len(trajectories), self.config.value_epochs, rng, minibatches):
+            chosen = [trajectories[i] for i in part]
+            batches = [
+                collate([chosen[i] for i in rows], returns=[targets[part[i]] for i in rows])
+                for rows in micro_batches([len(t) for t in chosen], self.config.token_budget)
+            ]
+            count = sum(int(b.known_BT.sum()) for b in batches)
+            for batch in batches:
+                with self._precision():
+                    outputs = value(batch.tokens_BT, self.policy)
+                loss = value.loss(outputs, batch.returns_BT)[batch.known_BT].sum()
+                (loss / count).backward()
+                total += loss.item()
+            count_all += count
+            optimizer.step()
+        return {"value/loss": total / max(count_all, 1)}
+
+    def school(self, trajectories: Sequence[Trajectory], optimizer: Optimizer, scale: float) -> Metrics:
+        """One update towards what the mask marks as said: demonstrations, or whole texts."""
+        count = sum(int(t.mask.sum()) for t in trajectories)
+        total = 0.0
+        for rows in micro_batches([len(t) for t in trajectories], self.config.token_budget):
+            batch = collate([trajectories[i] for i in rows])
+            logprobs, _ = self._logprobs(self.policy, batch)
+            loss, metrics = language_loss(logprobs)
+            (loss / count).backward()
+            total += metrics["loss"]
+        optimizer.step(scale)
+        return {"loss": total / count, "tokens": float(sum(len(t) for t in trajectories))}
+
+    # -- inside ----------------------------------------------------------------------------------------
+
+    def _policy_loss(self, batch: Batch, succeeded: Tensor) -> tuple[Tensor, Metrics]:
+        logprobs, entropy = self._logprobs(self.policy, batch)
+        reference = None
+        if self.reference is not None and self.config.loss.kl:
+            with torch.no_grad():
+                reference, _ = self._logprobs(self.reference, batch)
+        mask = batch.mask_BT
+        return policy_loss(
+            self.config.loss,
+            logprobs=logprobs,
+            old_logprobs=batch.logprobs_BT[mask],
+            advantages=batch.advantages_BT[mask],
+            entropy=entropy,
+            reference_logprobs=reference,
+            succeeded=succeeded[:, None].expand_as(mask)[mask],
+        )
+
+    @torch.no_grad()
+    def kl_reference(self, trajectories: Sequence[Trajectory]) -> Metrics:
+        """KL(pi || reference) per sampled token, estimated on these trajectories."""
+        if self.reference is None or not trajectories:
+            return {}
+        batch = collate(trajectories)
+        ours, _ = self._logprobs(self.policy, batch)
+        theirs, _ = self._logprobs(self.reference, batch)
+        difference = theirs - ours
+        return {"policy/kl_reference": float((difference.exp() - difference - 1).mean())}
+
+    def _logprobs(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of each sampled token, in mask order: two float32 [tokens sampled]."""
+        with self._precision():
+            hidden = model.hidden(batch.tokens_BT)
+            states = hidden[:, :-1][batch.mask_BT[:, 1:]]
+            logits = model.logits(states)
+        temperature = batch.temperature_B[:, None].expand_as(batch.mask_BT)[batch.mask_BT]
+        distribution = (logits.float() / temperature[:, None]).log_softmax(-1)
+        sampled = batch.tokens_BT[batch.mask_BT]
+        logprobs = distribution.gather(-1, sampled[:, None]).squeeze(-1)
+        with torch.set_grad_enabled(bool(self.config.loss.entropy) and torch.is_grad_enabled()):
+            entropy = -(distribution.exp() * distribution).sum(-1)
+        return logprobs, entropy
+
+    def _minibatches(
+        self, size: int, epochs: int, rng: np.random.Generator, parts: int | None = None
+    ) -> Iterator[npt.NDArray[np.intp]]:
+        for _ in range(epochs):
+            order = rng.permutation(size)
+            yield from (part for part in np.array_split(order, min(parts or self.config.minibatches, size)))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    # -- keeping ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the weights themselves."""
+        return {
+            "version": self.version,
+            "policy": self.policy_optimizer.state_dict(),
+            "critic": None if self.value_optimizer is None else self.value_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.version = state["version"]
+        self.policy_optimizer.load_state_dict(state["policy"])
+        if self.value_optimizer is not None and state["critic"] is not None:
+            self.value_optimizer.load_state_dict(state["critic"])
+
+
+def _normalized(trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray]) -> list[FloatArray]:
+    sampled = np.concatenate([a[t.mask] for a, t in zip(advantages, trajectories, strict=True)])
+    scale = float(np.sqrt(np.mean(sampled**2))) if len(sampled) else 0.0
+    return [a / max(scale, 1e-6) for a in advantages]
+
+
+Schedule = Callable[[float], float]
+"""From the share of the way done to the share of the peak learning rate."""
+
+
+def linear_decay(share: float) -> float:
+    """From 1 to 0 in a straight line."""
+    return max(1.0 - share, 0.0)

@@ -1,0 +1,58 @@
+"""THE loop: collect, record, credit, update, examine.
+
+    school      (once) imitate a few demonstrations
+    repeat:
+      collect   play episodes of some tasks with the present weights
+      record    write V along them and put them on disk
+      credit    turn outcomes and values into advantages
+      update    teach V what became of the episodes, move the policy by the advantages
+      examine   (now and then) on splits never learned from
+      save      (now and then) everything needed to continue
+
+Nothing random has hidden state: draws follow from (seed, step), so a run killed anywhere and started again
+repeats the steps since its last checkpoint exactly and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from journeyman import stages
+from journeyman.config import LearnConfig
+from journeyman.learn.credit import assign
+from journeyman.run import RunFolder
+from journeyman.stages import Record
+
+
+def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
+    """Begin or continue the run in `folder`; yields each log record as it is written.
+
+    Raises:
+        RunError, UsageError, CheckpointError, StoreError: as their messages say.
+    """
+    may_change = frozenset({"steps", "threads"})
+    with RunFolder.open(folder, asdict(config), may_change=may_change) as run, run.store() as store:
+        s = stages.begin(config, run, store)
+        if s.progress.phase == "school":
+            yield from stages.go_to_school(s)
+            yield from stages.take_exam(s, config.exam)
+            stages.save_checkpoint(s)
+        while s.progress.step < config.steps:
+            step = s.progress.step
+            rng = np.random.default_rng((config.seed, step))
+            episodes = stages.collect_and_record(s, step)
+            metrics = stages.look(s, episodes)
+            usable = stages.usable(episodes)
+            metrics |= stages.update_value(s, usable, rng)
+            if usable and step >= config.warmup:
+                advantages = assign(usable, config.credit)
+                metrics |= s.learner.update_policy(usable, advantages, rng)
+                stages.publish(s)
+            yield stages.log_step(s, episodes, metrics)
+            yield from stages.examine_when_due(s)
+            stages.checkpoint_when_due(s)
+        stages.finish(s)

@@ -1,0 +1,1 @@
+"""Models: one decoder, its value function, its files and its text."""

@@ -1,0 +1,308 @@
+"""One dense decoder for the engine that samples and the trainer that learns.
+
+Covers the Llama, SmolLM2, Qwen2/2.5, Qwen3 and Mistral families: grouped-query attention, rotary positions,
+optional biases and q/k norms, tied embeddings. Parameter names are Hugging Face's, so a checkpoint needs no
+conversion. The body is written once over flat tokens; how a token attends to the past is the caller's
+(`Attend`): a causal square when learning, a cache when sampling.
+
+Shapes: B sequences, T tokens each, N tokens in all (any leading shape), D hidden, H query heads,
+K key/value heads, E head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from journeyman.errors import CheckpointError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+"""Rotary variants whose frequencies do not change with the length read so far."""
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q [..., H, E], k [..., K, E], v [..., K, E]) -> attended values [..., H, E]."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder; `hf` keeps the configuration it came from, so that saving loses nothing.
+
+    Attributes:
+        window: tokens a query sees back, itself included; None for all. `window_from` is the first layer
+            that has it (Qwen2's max_window_layers).
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    max_positions: int
+    rope: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
+    norm_eps: float = 1e-5
+    tied: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    windows: tuple[int | None, ...] = ()
+    family: str = "llama"
+    hf: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @staticmethod
+    def tiny(vocab_size: int, *, width: int = 128, layers: int = 4, heads: int = 4, positions: int = 1024) -> DecoderConfig:
+        """A model small enough to learn from scratch on two cores (0.9M parameters without embeddings)."""
+        return DecoderConfig(
+            vocab_size=vocab_size,
+            hidden_size=width,
+            intermediate_size=width * 3,
+            layers=layers,
+            heads=heads,
+            kv_heads=heads,
+            head_width=width // heads,
+            max_positions=positions,
+        )
+
+    @staticmethod
+    def from_hf(config: PretrainedConfig | Mapping[str, Any]) -> DecoderConfig:
+        """Read a Hugging Face configuration.
+
+        Raises:
+            CheckpointError: the family or its rotary variant is not one this decoder computes.
+        """
+        if not isinstance(config, PretrainedConfig):
+            config = AutoConfig.for_model(**dict(config))
+        c: Any = config
+        if c.model_type not in FAMILIES:
+            raise CheckpointError(
+                f"the decoder does not know the family {c.model_type!r}", reason=f"it computes {', '.join(FAMILIES)}"
+            )
+        rope = dict(c.rope_parameters)
+        if rope.get("rope_type", "default") not in STATIC_ROPE:
+            raise CheckpointError(f"the decoder does not know the rotary variant {rope['rope_type']!r}")
+        if getattr(c, "hidden_act", "silu") != "silu":
+            raise CheckpointError(f"the decoder does not know the activation {c.hidden_act!r}")
+        qwen2 = c.model_type == "qwen2"
+        bias = bool(getattr(c, "attention_bias", False))
+        return DecoderConfig(
+            vocab_size=c.vocab_size,
+            hidden_size=c.hidden_size,
+            intermediate_size=c.intermediate_size,
+            layers=c.num_hidden_layers,
+            heads=c.num_attention_heads,
+            kv_heads=c.num_key_value_heads,
+            head_width=getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
+            max_positions=c.max_position_embeddings,
+            rope=rope,
+            norm_eps=c.rms_norm_eps,
+            tied=bool(c.tie_word_embeddings),
+            qkv_bias=bias or qwen2,
+            output_bias=bias,
+            mlp_bias=bool(getattr(c, "mlp_bias", False)),
+            qk_norm=c.model_type == "qwen3",
+            windows=_windows(c),
+            family=c.model_type,
+            hf=c.to_dict(),
+        )
+
+    def to_hf(self) -> PretrainedConfig:
+        """The Hugging Face configuration: the one it was read from, or a Llama one of the same shape."""
+        if self.hf:
+            return cast(PretrainedConfig, AutoConfig.for_model(**dict(self.hf)))
+        return cast(
+            PretrainedConfig,
+            AutoConfig.for_model(
+                model_type="llama",
+                architectures=["LlamaForCausalLM"],
+                vocab_size=self.vocab_size,
+                hidden_size=self.hidden_size,
+                intermediate_size=self.intermediate_size,
+                num_hidden_layers=self.layers,
+                num_attention_heads=self.heads,
+                num_key_value_heads=self.kv_heads,
+                head_dim=self.head_width,
+                max_position_embeddings=self.max_positions,
+                rms_norm_eps=self.norm_eps,
+                rope_parameters=dict(self.rope),
+                tie_word_embeddings=self.tied,
+            ),
+        )
+
+
+def _windows(config: Any) -> tuple[int | None, ...]:
+    """The attention window of each layer, as the family's Hugging Face model applies it."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None:
+        return ()
+    if kinds is None:
+        return (window,) * config.num_hidden_layers
+    windows = tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    return windows if any(windows) else ()
+
+
+class Rotary(nn.Module):
+    """Rotary positions (2104.09864), their frequencies by Hugging Face's own initializers."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        kind = config.rope.get("rope_type", "default")
+        if kind == "default":
+            exponent = torch.arange(0, config.head_width, 2, dtype=torch.int64).float() / config.head_width
+            inverse, scale = 1.0 / (config.rope["rope_theta"] ** exponent), 1.0
+        else:
+            inverse, scale = ROPE_INIT_FUNCTIONS[kind](config.to_hf(), torch.device("cpu"))
+        angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), inverse)
+        self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], -1) * scale, persistent=False)
+        self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], -1) * scale, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines [..., 1, E] at integer positions [...]."""
+        return self.cos[positions].unsqueeze(-2).to(dtype), self.sin[positions].unsqueeze(-2).to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn [..., heads, E] by its position; `sin` carries the sign of the rotated half."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm (1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Projections around whatever attention the caller brings."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        c = config
+        self.heads, self.kv_heads, self.head_width = c.heads, c.kv_heads, c.head_width
+        self.q_proj = nn.Linear(c.hidden_size, c.heads * c.head_width, bias=c.qkv_bias)
+        self.k_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_width, bias=c.qkv_bias)
+        self.v_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_width, bias=c.qkv_bias)
+        self.o_proj = nn.Linear(c.heads * c.head_width, c.hidden_size, bias=c.output_bias)
+        self.q_norm = Norm(c.head_width, c.norm_eps) if c.qk_norm else None
+        self.k_norm = Norm(c.head_width, c.norm_eps) if c.qk_norm else None
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        q = self.q_proj(x).unflatten(-1, (self.heads, self.head_width))
+        k = self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_width))
+        v = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_width))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        out = attend(layer, rotate(q, cos, sin), rotate(k, cos, sin), v)
+        return self.o_proj(out.flatten(-2))
+
+
+class MLP(nn.Module):
+    """SwiGLU (2002.05202)."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        d, i, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(d, i, bias=bias)
+        self.up_proj = nn.Linear(d, i, bias=bias)
+        self.down_proj = nn.Linear(i, d, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = Norm(config.hidden_size, config.norm_eps)
+        self.post_attention_layernorm = Norm(config.hidden_size, config.norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Trunk(nn.Module):
+    """Embedding, layers, final norm: everything but the vocabulary's head. Hugging Face calls it `model`."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = Norm(config.hidden_size, config.norm_eps)
+        self.rotary = Rotary(config)
+
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Final hidden states [..., D] of tokens [...] at their positions [...]."""
+        x = self.embed_tokens(tokens)
+        cos, sin = self.rotary(positions, x.dtype)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, index, attend)
+        return self.norm(x)
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """Hidden states [B, T, D] of whole sequences. Padding on the right is never seen by what is left of it."""
+        positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        return self(tokens_BT, positions.expand_as(tokens_BT), self._causal)
+
+    def _causal(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Square causal attention. Only for as many queries as keys: SDPA's mask is aligned top-left."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        length, window = q.shape[2], self.config.windows[layer] if self.config.windows else None
+        gqa = q.shape[1] != k.shape[1]
+        if window is None or length <= window:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
+        else:
+            seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril().triu(1 - window)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=gqa)
+        return out.transpose(1, 2)
+
+
+class Decoder(nn.Module):
+    """A causal language model: trunk and vocabulary head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Trunk(config)
+        self.lm_head = None if config.tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Fresh weights: normal(0, 0.02), residual outputs narrower by the depth (GPT-2, section 2.3)."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+            else:
+                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * self.config.layers) ** 0.5 if residual else 0.02)
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """Final hidden states [B, T, D] of right-padded sequences."""
+        return self.model.hidden(tokens_BT)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [..., V] of hidden states [..., D]."""
+        head = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(hidden, head)

@@ -1,0 +1,132 @@
+"""The report's last sections: the exam table, and what the run was made of and cost."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import platform
+from typing import Any, cast
+
+from journeyman.report import charts
+from journeyman.report.run import Comparison, Exam, Run, flatten
+from journeyman.report.words import count, duration, interval, percent, plural, points
+
+esc = html.escape
+PACKAGES = ("journeyman", "torch", "transformers", "numpy")
+TAGS = {
+    "practised": ("", "tasks that were practised"),
+    "held out": ("in", "new tasks of the same kind"),
+    "generalization": ("", "beyond what was practised"),
+}
+
+
+def state_notes(run: Run) -> list[str]:
+    """What a reader has to know before trusting the page."""
+    notes = list(run.notes)
+    if not run.finished:
+        notes.insert(
+            0,
+            "This run is not finished: it is still going on, or it was interrupted. The page shows all there is "
+            "so far. Giving the same command again continues it.",
+        )
+    return notes
+
+
+def exam_table(run: Run) -> str:
+    """Each split of each job before and after, with intervals clustered by task."""
+    head = "<section><h2>Exams</h2>"
+    if not run.exams:
+        return f'{head}<p class="empty">No exam has been held yet.</p></section>'
+    bodies: list[str] = []
+    for job in run.jobs:
+        comparisons = run.comparisons(job)
+        if comparisons:
+            rows = "".join(_row(comparison) for comparison in comparisons)
+            bodies.append(f'<tbody><tr class="job"><th colspan="6" scope="rowgroup">{esc(job)}</th></tr>{rows}</tbody>')
+    return (
+        f"{head}<p>Share of tasks solved. Intervals are at 95% and treat attempts at one task as one (clustered by "
+        "task). <i>New tasks of the same kind</i> come from the distribution practised; <i>beyond what was "
+        "practised</i> asks for generalization, in the way the split's name says.</p>"
+        '<div class="scroll"><table><thead><tr><th scope="col">split</th><th scope="col">before</th>'
+        '<th scope="col">after</th><th scope="col" class="draw">0 to 100%</th><th scope="col">change</th>'
+        f'<th scope="col">V knew half-way</th></tr></thead>{"".join(bodies)}</table></div></section>'
+    )
+
+
+def _row(comparison: Comparison) -> str:
+    style, meaning = TAGS[comparison.kind]
+    last = comparison.last
+    change = comparison.change
+    moved = "–"
+    if change is not None:
+        difference, low, high = change
+        moved = f"<b>{points(difference)}</b><small>{points(low)} to {points(high)} points</small>"
+    auc = last.knowledge.auc[1] if last.knowledge else None
+    return (
+        f'<tr><th scope="row">{esc(comparison.split)} <small><span class="tag {style}">{meaning}</span> '
+        f"{plural(last.tasks, 'task')}</small></th><td>{_figure(comparison.before)}</td>"
+        f"<td>{_figure(comparison.after)}</td>"
+        f'<td class="draw">{charts.dumbbell(comparison)}</td><td>{moved}</td><td>{percent(auc)}</td></tr>'
+    )
+
+
+def _figure(exam: Exam | None) -> str:
+    if exam is None:
+        return "–"
+    return f"<b>{percent(exam.success)}</b><small>{interval(exam.low, exam.high)}</small>"
+
+
+def about(run: Run) -> str:
+    """Time, tokens, configuration and versions."""
+    spent = run.time_spent()
+    key = "".join(
+        f'<li><svg class="key" viewBox="0 0 10 10" style="width:.7em;height:.7em"><rect width="10" height="10" '
+        f'rx="2" class="part{min(i, 5)}"/></svg>{esc(name)} {duration(seconds)}</li>'
+        for i, (name, seconds) in enumerate(spent)
+    )
+    bar = f'<div class="one">{charts.time_bar(spent)}<ul class="legend">{key}</ul></div>' if spent else ""
+    rows = flatten({key: value for key, value in run.config.items() if key != "versions"})
+    configured = _pairs(rows) if rows else '<p class="empty">The configuration could not be read.</p>'
+    return (
+        f"<section><h2>The run</h2><h3>Time and tokens</h3>{_pairs(_costs(run))}{bar}"
+        f'<h3 style="margin-top:2rem">Configuration</h3>{configured}'
+        f'<h3 style="margin-top:2rem">Versions</h3>{_pairs(_versions(run))}</section>'
+        f"<footer>Made by <code>journeyman report {esc(str(run.folder))}</code>. More of the attempts: "
+        f"<code>journeyman trace {esc(str(run.folder))}</code>.</footer>"
+    )
+
+
+def _costs(run: Run) -> list[tuple[str, str]]:
+    rows = [
+        ("time", duration(run.seconds)),
+        ("steps of practice", count(run.step)),
+        ("attempts in practice", count(run.trajectories)),
+        ("tokens read and written in practice", count(run.tokens)),
+    ]
+    if run.school:
+        schooled = float(run.school[-1].get("tokens") or 0)
+        rows.append(("tokens of schooling before practice", count(schooled)))
+    if run.exams:
+        rows.append(("attempts in exams", count(sum(exam.episodes for exam in run.exams))))
+        rows.append(("tokens in exams", count(sum(exam.tokens for exam in run.exams))))
+    if run.seconds and run.tokens:
+        rows.append(("tokens a second", count(run.tokens / run.seconds)))
+    return rows
+
+
+def _versions(run: Run) -> list[tuple[str, str]]:
+    recorded: Any = run.config.get("versions")
+    if isinstance(recorded, dict):
+        return [(str(name), str(version)) for name, version in cast("dict[str, Any]", recorded).items()]
+    rows = [("python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            rows.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return [*rows, ("machine", platform.platform()), ("as of", "the writing of this page")]
+
+
+def _pairs(rows: list[tuple[str, str]]) -> str:
+    cells = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in rows)
+    return f'<dl class="pairs">{cells}</dl>'

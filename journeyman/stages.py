@@ -1,0 +1,261 @@
+"""The stages of a run: what each line of the loop does. See `loop.py` for their order."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from journeyman.engine.base import Engine
+from journeyman.engine.native import NativeEngine
+from journeyman.config import LearnConfig
+from journeyman.exam.calibration import value_at
+from journeyman.exam.exam import ExamConfig, examine, splits_of
+from journeyman.exam.stats import auc, explained_variance
+from journeyman.experience.store import Store
+from journeyman.jobs import resolve
+from journeyman.jobs.base import Job
+from journeyman.learn.credit import lambda_returns
+from journeyman.learn.learner import Learner
+from journeyman.learn.school import demonstrations, school
+from journeyman.model.decoder import Decoder
+from journeyman.model.load import load, save
+from journeyman.model.render import Renderer
+from journeyman.model.tiny import fresh, is_tiny
+from journeyman.rollout.runner import attempts, rollout
+from journeyman.run import Progress, RunFolder
+from journeyman.types import Ending, Task, Trajectory
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Learning:
+    """What a run holds while it goes: see :func:`begin`."""
+
+    config: LearnConfig
+    run: RunFolder
+    store: Store
+    jobs: Mapping[str, Job]
+    learner: Learner
+    engine: Engine
+    tokenizer: Any
+    renderer: Renderer
+    progress: Progress
+    started: float
+    history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
+    """Usable episodes of the last `replay` steps, oldest first."""
+
+
+def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
+    """Everything in place: from the newest undamaged checkpoint, or from the start."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    jobs = {name: resolve(name) for name in config.jobs}
+    for job in jobs.values():
+        splits_of(job, config.exam.splits)
+    for checkpoint, progress, trainer in run.restore():
+        loaded = load(str(checkpoint))
+        learner = Learner(loaded.model, loaded.value if config.uses_value else None, config.update)
+        learner.load_state_dict(trainer["learner"])
+        if learner.reference is not None:
+            learner.reference.load_state_dict(load(str(run.path / "reference")).model.state_dict())
+        break
+    else:
+        progress = Progress()
+        torch.manual_seed(config.seed)
+        loaded = fresh(config.model, list(jobs.values())) if is_tiny(config.model) else load(config.model)
+        learner = new_learner(config, loaded.model)
+    run.rewind(progress)
+    s = Learning(
+        config=config,
+        run=run,
+        store=store,
+        jobs=jobs,
+        learner=learner,
+        engine=NativeEngine(engine_weights(config, learner), slots=config.slots, context=config.context),
+        tokenizer=loaded.tokenizer,
+        renderer=Renderer(loaded.tokenizer),
+        progress=progress,
+        started=time.monotonic() - progress.seconds,
+    )
+    publish(s)
+    for step in range(max(progress.step - config.replay, 0), progress.step):
+        s.history.append(usable(sorted(store.episodes(min_step=step, max_step=step), key=lambda t: t.id)))
+    return s
+
+
+def go_to_school(s: Learning) -> Iterator[Record]:
+    """Imitate the jobs' experts; what the model knows then is the reference of later KLs."""
+    config = s.config.school
+    if config.demonstrations and config.updates:
+        lessons = demonstrations(list(s.jobs.values()), config.demonstrations, s.config.seed, s.renderer)
+        for number, metrics in enumerate(school(s.learner, lessons, config, seed=s.config.seed)):
+            record = {"kind": "school", "step": number, "seconds": time.monotonic() - s.started, **metrics}
+            s.run.log("metrics", record)
+            yield record
+        s.learner = new_learner(s.config, s.learner.policy)
+        publish(s)
+    save(s.run.path / "reference", s.learner.policy, s.tokenizer)
+    s.progress.phase = "learn"
+
+
+def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
+    """Play this step's episodes. Each is scored by V and on disk soon after it ends; in the order asked."""
+    config = s.config
+    orders = attempts(
+        practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step
+    )
+    episodes: list[Trajectory] = []
+    fresh_ones: list[Trajectory] = []
+    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout):
+        fresh_ones.append(trajectory)
+        if len(fresh_ones) == 64 or len(fresh_ones) + len(episodes) == len(orders):
+            scored = s.learner.score(fresh_ones)
+            s.store.add(scored)
+            episodes += scored
+            fresh_ones = []
+    return sorted(episodes, key=lambda t: t.id)
+
+
+def practice(s: Learning, step: int) -> list[Task]:
+    """The tasks of this step: drawn from each job's split `train`, without replacement within the step."""
+    chosen: list[Task] = []
+    for number, job in enumerate(s.jobs.values()):
+        rng = np.random.default_rng((s.config.seed, step, 0, number))
+        size = job.splits["train"]
+        picks = rng.choice(size, s.config.tasks, replace=size < s.config.tasks)
+        chosen += [job.task("train", int(index)) for index in picks]
+    return chosen
+
+
+def update_value(s: Learning, fresh_ones: list[Trajectory], rng: np.random.Generator) -> Record:
+    """Teach V this step's outcomes, and again those of the last steps."""
+    if s.learner.value is None:
+        return {}
+    config = s.config.credit
+    episodes = [t for step in s.history for t in step] + fresh_ones
+    s.history = [*s.history, fresh_ones][-s.config.replay :] if s.config.replay else []
+    targets = lambda_returns(
+        episodes,
+        gamma=config.gamma,
+        lam=config.lambda_value,
+        unit=config.unit,
+        bootstrap_truncated=config.bootstrap_truncated,
+    )
+    return s.learner.update_value(episodes, targets, rng)
+
+
+def look(s: Learning, episodes: Sequence[Trajectory]) -> Record:
+    """What this step's episodes say of the policy and of V, before either learns from them."""
+    record: Record = {}
+    for name in s.jobs:
+        own = [t for t in episodes if t.task.job == name]
+        record[f"{name}/reward"] = float(np.mean([t.outcome.reward for t in own]))
+        record[f"{name}/success"] = float(np.mean([t.outcome.success for t in own]))
+        record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
+        record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
+        if s.learner.value is not None:
+            record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
+    record |= s.learner.kl_reference(usable(episodes)[:32])
+    return record
+
+
+def knowing(episodes: Sequence[Trajectory]) -> Record:
+    """How well V, written before it learned from these episodes, foresaw their outcomes."""
+    if not episodes:
+        return {}
+    solved = [t.outcome.success for t in episodes]
+    starts = [value_at(t, 0.0) for t in episodes]
+    halves = [value_at(t, 0.5) for t in episodes]
+    record: Record = {
+        "value/mean": float(np.mean(starts)),
+        "value/explained_variance": explained_variance(halves, [t.outcome.reward for t in episodes]),
+    }
+    for percent in (25, 50, 75):
+        record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in episodes], solved)
+    return record
+
+
+def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Record:
+    """Count the step as done and write its line."""
+    s.progress.step += 1
+    s.progress.trajectories += len(episodes)
+    s.progress.tokens += sum(len(t) for t in episodes)
+    s.progress.seconds = time.monotonic() - s.started
+    counts = {k: getattr(s.progress, k) for k in ("step", "seconds", "trajectories", "tokens")}
+    record = {"kind": "learn", **counts, "policy/version": s.learner.version, **metrics}
+    s.run.log("metrics", record)
+    return record
+
+
+def take_exam(s: Learning, config: ExamConfig) -> Iterator[Record]:
+    """Examine every job; results go to `exams.jsonl`, the episodes to the store."""
+    results, episodes = examine(
+        s.engine, s.renderer, s.learner.score, s.jobs, config, step=s.progress.step, rollouts=s.config.rollout
+    )
+    s.store.add(episodes)
+    for result in results:
+        record = result.as_dict()
+        s.run.log("exams", record)
+        yield {"kind": "exam", **record}
+
+
+def examine_when_due(s: Learning) -> Iterator[Record]:
+    """The whole exam after the last step, a smaller one every `exam_every` steps."""
+    config, step = s.config, s.progress.step
+    if step == config.steps:
+        yield from take_exam(s, config.exam)
+    elif config.exam_every and step % config.exam_every == 0:
+        yield from take_exam(s, replace(config.exam, splits=("test",)))
+
+
+def checkpoint_when_due(s: Learning) -> None:
+    """After the last step, and every `checkpoint_every` steps."""
+    if s.progress.step == s.config.steps or s.progress.step % s.config.checkpoint_every == 0:
+        save_checkpoint(s)
+
+
+def finish(s: Learning) -> None:
+    """Leave the learned model where a person looks for it."""
+    save(s.run.path / "model", s.learner.policy, s.tokenizer, s.learner.value)
+
+
+def save_checkpoint(s: Learning) -> None:
+    """Everything needed to go on from here."""
+    s.progress.seconds = time.monotonic() - s.started
+    s.run.checkpoint(
+        s.progress,
+        lambda folder: save(folder, s.learner.policy, s.tokenizer, s.learner.value),
+        {"learner": s.learner.state_dict()},
+    )
+
+
+def publish(s: Learning) -> None:
+    """Let the engine sample from the learner's present weights."""
+    assert isinstance(s.engine, NativeEngine)
+    if s.engine.model is not s.learner.policy:
+        s.engine.model.load_state_dict(s.learner.policy.state_dict())
+    s.engine.version = s.learner.version
+
+
+def engine_weights(config: LearnConfig, learner: Learner) -> Decoder:
+    """The engine shares the learner's weights, or has a rounded copy when the arithmetic is bfloat16."""
+    if config.update.precision == "float32":
+        return learner.policy
+    return copy.deepcopy(learner.policy).requires_grad_(False).to(torch.bfloat16)
+
+
+def new_learner(config: LearnConfig, policy: Decoder) -> Learner:
+    """A learner that has not tried anything yet."""
+    return Learner.start(policy, config.value if config.uses_value else None, config.update)
+
+
+def usable(episodes: Sequence[Trajectory]) -> list[Trajectory]:
+    """Those that can be learned from: not failed, and something was sampled."""
+    return [t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any()]

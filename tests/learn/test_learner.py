@@ -1,0 +1,136 @@
+"""The learner's arithmetic: gradients do not depend on how a step is cut, losses are what they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from journeyman.learn.batch import collate, micro_batches
+from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
+from journeyman.learn.optimizer import Optimizer, OptimizerConfig
+from journeyman.model.decoder import Decoder, DecoderConfig
+from journeyman.model.value import ValueConfig, ValueFunction
+from tests.learn.helpers import make_trajectory
+
+
+def make_policy() -> Decoder:
+    torch.manual_seed(0)
+    return Decoder(DecoderConfig.tiny(16, width=16, layers=2, heads=2, positions=64))
+
+
+def some_trajectories() -> list:  # type: ignore[type-arg]
+    return [
+        make_trajectory([0.5] * (6 + i), [(3, 6 + i)], [float(i % 2)], group=f"g{i // 2}") for i in range(6)
+    ]
+
+
+@pytest.mark.parametrize("placement", ["twin", "head", "shared"])
+def test_updates_do_not_depend_on_the_micro_batch(placement: str) -> None:
+    ends = []
+    for budget in (8, 10_000):
+        config = UpdateConfig(token_budget=budget, minibatches=2)
+        learner = Learner.start(make_policy(), ValueConfig(placement=placement), config)  # type: ignore[arg-type]
+        ts = some_trajectories()
+        advantages = [np.where(t.mask, t.outcome.reward - 0.5, 0).astype(np.float32) for t in ts]
+        targets = [np.full(len(t), t.outcome.reward, np.float32) for t in ts]
+        learner.update_policy(ts, advantages, np.random.default_rng(0))
+        learner.update_value(ts, targets, np.random.default_rng(0))
+        ends.append(torch.cat([p.detach().flatten() for p in (*learner.policy.parameters(), *learner.value.parameters())]))  # type: ignore[union-attr]
+    assert torch.allclose(ends[0], ends[1], atol=2e-5)
+
+
+def test_policy_moves_towards_what_was_good() -> None:
+    learner = Learner.start(make_policy(), None, UpdateConfig(minibatches=1))
+    ts = some_trajectories()
+    batch = collate(ts)
+    before = learner._logprobs(learner.policy, batch)[0].detach()
+    ts = [t for t in ts]
+    advantages = [np.where(t.mask, 1.0, 0.0).astype(np.float32) for t in ts]
+    learner.update_policy(ts, advantages, np.random.default_rng(0))
+    after = learner._logprobs(learner.policy, batch)[0].detach()
+    assert after.mean() > before.mean()
+
+
+def test_value_learns_what_became_of_episodes() -> None:
+    learner = Learner.start(make_policy(), ValueConfig(), UpdateConfig(value_epochs=150))
+    good = make_trajectory([0.5] * 6, [(3, 6)], [1.0])
+    bad = make_trajectory([0.5] * 6, [(3, 6)], [0.0])
+    bad.tokens[1] = 9
+    targets = [np.full(6, 1.0, np.float32), np.zeros(6, np.float32)]
+    learner.update_value([good, bad], targets, np.random.default_rng(0))
+    scored = learner.score([good, bad])
+    assert scored[0].values[2:].min() > 0.9 and scored[1].values[2:].max() < 0.1
+
+
+def test_clipping_stops_the_gradient_only_where_it_should() -> None:
+    config = PolicyLossConfig(clip_low=0.2, clip_high=0.3)
+    logprobs = torch.log(torch.tensor([1.5, 1.5, 0.5, 0.5])).requires_grad_()
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    zeros = torch.zeros(4)
+    loss, metrics = policy_loss(config, logprobs=logprobs, old_logprobs=zeros, advantages=advantages, entropy=zeros)
+    loss.backward()
+    assert logprobs.grad is not None
+    assert (logprobs.grad != 0).tolist() == [False, True, True, False]
+    assert loss.item() == pytest.approx(-(1.3 - 1.5 + 0.5 - 0.8))
+    assert metrics["policy/clip_fraction"] == 2
+
+
+def test_kl_estimate_is_never_negative_and_zero_at_the_reference() -> None:
+    config = PolicyLossConfig(kl=1.0)
+    logprobs = torch.tensor([-1.0, -2.0])
+    same = policy_loss(
+        config, logprobs=logprobs, old_logprobs=logprobs, advantages=torch.zeros(2), entropy=torch.zeros(2), reference_logprobs=logprobs
+    )
+    assert same[0].item() == 0
+    other = policy_loss(
+        config, logprobs=logprobs, old_logprobs=logprobs, advantages=torch.zeros(2), entropy=torch.zeros(2), reference_logprobs=logprobs - 0.5
+    )
+    assert other[1]["policy/kl_reference"] == pytest.approx(2 * (math.exp(-0.5) + 0.5 - 1))
+
+
+def test_micro_batches_keep_the_budget_and_lose_nothing() -> None:
+    lengths = [5, 40, 3, 17, 17, 2, 90]
+    batches = micro_batches(lengths, 40)
+    assert sorted(i for b in batches for i in b) == list(range(7))
+    for rows in batches:
+        assert len(rows) == 1 or len(rows) * max(lengths[i] for i in rows) <= 40
+
+
+@pytest.mark.parametrize("target", ["bernoulli", "two_hot", "hl_gauss"])
+def test_value_targets_are_proper(target: str) -> None:
+    value = ValueFunction.start(ValueConfig(target=target, low=-1.0, high=2.0), make_policy())  # type: ignore[arg-type]
+    returns = torch.tensor([-1.0, -0.3, 0.0, 0.77, 2.0])
+    outputs = value(torch.zeros(5, 1, dtype=torch.long), make_policy())[:, 0]
+    outputs = outputs.detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([outputs], 0.3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        value.loss(outputs, returns).sum().backward()
+        optimizer.step()
+    assert value.expectation(outputs).tolist() == pytest.approx(returns.tolist(), abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_optimizers_resume_exactly(name: str) -> None:
+    def advance(model: Decoder, optimizer: Optimizer, steps: range) -> None:
+        for seed in steps:
+            torch.manual_seed(seed)
+            tokens = torch.randint(0, 16, (2, 8))
+            model.logits(model.hidden(tokens)).log_softmax(-1)[..., 0].sum().backward()
+            optimizer.step()
+
+    config = OptimizerConfig(name=name, warmup=3)  # type: ignore[arg-type]
+    whole = make_policy()
+    advance(whole, Optimizer(config, [whole]), range(6))
+    part = make_policy()
+    optimizer = Optimizer(config, [part])
+    advance(part, optimizer, range(3))
+    resumed = Optimizer(config, [part])
+    resumed.load_state_dict(optimizer.state_dict())
+    advance(part, resumed, range(3, 6))
+    for a, b in zip(whole.parameters(), part.parameters(), strict=True):
+        assert torch.equal(a, b)
