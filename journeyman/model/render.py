@@ -27,7 +27,14 @@ from journeyman.errors import CheckpointError, UsageError
 from journeyman.types import Message, Role
 
 _RULE, _ASK, _REPLY, _MORE = "probe-rule-70", "probe-ask-71", "probe-reply-72", "probe-more-73"
-_CONTENTS = (_MORE, f"{_MORE} \"a\" 'b' <i>&</i> \\ é", f"{_MORE}\n  b\n", f" {_MORE}", f"{_MORE}</think>", "{" + _MORE + "}")
+_CONTENTS = (
+    _MORE,
+    f"{_MORE} \"a\" 'b' <i>&</i> \\ é",
+    f"{_MORE}\n  b\n",
+    f" {_MORE}",
+    f"{_MORE}</think>",
+    f"{{{{{_MORE}}}}}",
+)
 """Contents that a template would have to change if it trims, escapes or parses what it is given."""
 
 
@@ -167,8 +174,9 @@ class Renderer:
     # -- tokens to text ---------------------------------------------------------------------------------
 
     def text(self, ids: Sequence[int]) -> str:
-        """A reply's text. End tokens are dropped; other special tokens show, they are part of what was said."""
-        return self._decode([int(token) for token in ids if token not in self.end_ids]).removeprefix(self._lead)
+        """A reply's text. End tokens are dropped; other special tokens show: they were said, too."""
+        said = [int(token) for token in ids if token not in self.end_ids]
+        return self._decode(said).removeprefix(self._lead)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text. A character spread over several tokens shows at its last one."""
@@ -224,7 +232,8 @@ class Renderer:
                 for opening in openings
                 for reply in (_REPLY, f"{_REPLY}: 1\n2", f"no {_REPLY}")
             }
-            shown = [self._after_reply(openings[0], _REPLY, [Message(role, content)]) for content in _CONTENTS]
+            later = [[Message(role, content)] for content in _CONTENTS]
+            shown = [self._after_reply(openings[0], _REPLY, message) for message in later]
         except UsageError:
             return None
         parts = texts.pop().split(_MORE)
@@ -243,7 +252,9 @@ class Renderer:
             if shows not in read:
                 return False
             longer = [*opening, Message("assistant", _REPLY)]
-            for later in ([Message("user", _MORE)], [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]):
+            once = [Message("user", _MORE)]
+            twice = [*once, Message("assistant", "yes"), Message("user", "more")]
+            for later in (once, twice):
                 kept, reply, _ = self._chat([*longer, *later]).partition(_REPLY)
                 if not reply or not (read.startswith(kept) or kept.startswith(read)):
                     return False
@@ -286,7 +297,7 @@ class Renderer:
         return list(self._gap_ids(text))[1:]
 
     def _gap_ids(self, text: str) -> tuple[int, ...]:
-        """Tokenized with the end token in front, so that what a tokenizer does behind a special token is done."""
+        """Tokenized with the end token in front: what a tokenizer does behind a special token is done."""
         ids = tuple(self.encode(text))
         assert ids[0] == self.end_id, "the text after a reply starts with its end token"
         return ids
@@ -297,7 +308,7 @@ class Renderer:
         return role if known else "user"
 
     def _prepared(self, messages: Sequence[Message]) -> list[Message]:
-        """Contents made harmless, roles as the template knows them, the system message where it accepts it."""
+        """Contents made harmless, roles the template knows, the system message where it accepts it."""
         prepared = [Message(m.role, self._harmless(m.content)) for m in messages]
         if prepared[0].role == "system" and not self._system_known and len(prepared) > 1:
             system, first, *rest = prepared
@@ -316,9 +327,8 @@ class Renderer:
         """The conversation as the template writes it, with the prompt for a reply."""
         plain = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return str(
-                self.tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True, **self.options)
-            )
+            apply = self.tokenizer.apply_chat_template
+            return str(apply(plain, tokenize=False, add_generation_prompt=True, **self.options))
         except Exception as error:  # templates are programs: they raise whatever they like
             roles = ", ".join(message.role for message in messages)
             raise UsageError(

@@ -10,14 +10,15 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
+from journeyman.exam.stats import mean_interval
 from journeyman.report.curves import Curve
 from journeyman.report.palette import shade
 from journeyman.report.run import Comparison, Exam, Knowledge
 from journeyman.report.trace import Moment, View
 from journeyman.report.words import count, interval, percent, short
-
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class F:
     height: float = 300
     left: float = 48
     right: float = 18
-    top: float = 16
+    top: float = 34
     bottom: float = 46
     x_low: float = 0.0
     x_high: float = 1.0
@@ -47,9 +48,9 @@ class F:
 
 
 def learning_chart(curve: Curve, exams: Sequence[tuple[float, Exam]], end: float, wide: bool = False) -> str:
-    """Success against attempts: steps as dots, smoothed mean and band, exams as ringed points with intervals."""
+    """Success against attempts: steps as dots, smoothed mean and band, exams as points with intervals."""
     ticks = nice_ticks(end)
-    f = F(width=720 if wide else 480, height=320 if wide else 300, right=24, x_high=max(end, 1.0))
+    f = F(width=720 if wide else 480, height=330 if wide else 300, right=24, x_high=max(end, 1.0))
     body = [_axes(f, [(t, short(t)) for t in ticks], _shares(), "attempts", "solved")]
     body += [
         f'<circle class="raw" cx="{f.x(x)}" cy="{f.y(rate)}" r="1.7"><title>{percent(rate)} of the attempts '
@@ -64,8 +65,8 @@ def learning_chart(curve: Curve, exams: Sequence[tuple[float, Exam]], end: float
         body.append(f'<polyline class="line" points="{_points(line)}"/>')
     for x, exam in exams:
         note = f"exam on {exam.split}: {percent(exam.success)} ({interval(exam.low, exam.high)})"
-        body.append(_whisker(f.x(x), f.y(exam.low), f.y(exam.high), "mark"))
-        body.append(_dot(f.x(x), f.y(exam.success), 5, "mark", note))
+        body.append(_whisker(f.x(x), f.y(exam.low), f.y(exam.high), "exam"))
+        body.append(_dot(f.x(x), f.y(exam.success), 5, "exam", note))
     for x, exam in {exams[0], exams[-1]} if exams else ():
         right = f.x(x) > f.width / 2
         y = f.y(exam.success) + (-12 if exam.success < 0.9 else 22)
@@ -74,54 +75,57 @@ def learning_chart(curve: Curve, exams: Sequence[tuple[float, Exam]], end: float
     return _svg(f, body, f"Learning curve of {curve.job}")
 
 
-def early_chart(before: Knowledge | None, after: Knowledge, job: str) -> str:
+def early_chart(before: Exam | None, after: Exam) -> str:
     """AUC of V after a quarter, half, three quarters of an episode, drawn as height above a coin toss."""
-    lowest = min([a for k in (before, after) if k for a in k.auc if a is not None], default=0.5)
-    floor = 0.4 if lowest < 0.5 else 0.5
-    f = F(x_low=0.1, x_high=0.9, y_low=math.floor(min(floor, lowest) * 10) / 10)
-    grid = [(tick / 10, f"{10 * tick}%") for tick in range(round(10 * f.y_low), 11)]
     labels = [(0.25, "a quarter"), (0.5, "half"), (0.75, "three quarters")]
+    known = [[exam.auc(quarter) if exam else None for quarter in (1, 2, 3)] for exam in (before, after)]
+    lowest = min((found[1] for row in known for found in row if found), default=0.5)
+    f = F(x_low=0.1, x_high=0.9, y_low=min(0.5, math.floor(lowest * 10) / 10))
+    grid = [(tick / 10, f"{10 * tick}%") for tick in range(round(10 * f.y_low), 11)]
     body = [_axes(f, labels, grid, "of the attempt read", "ranked rightly", x_grid=False)]
-    body.append(f'<line class="base" x1="{f.left}" x2="{f.width - f.right}" y1="{f.y(0.5)}" y2="{f.y(0.5)}"/>')
+    body.append(
+        f'<line class="base" x1="{f.left}" x2="{f.width - f.right}" y1="{f.y(0.5)}" y2="{f.y(0.5)}"/>'
+    )
     body.append(_text(f.width - f.right, f.y(0.5) - 6, "coin toss", "label", "end"))
-    for (at, _), old, new in zip(labels, before.auc if before else (None,) * 3, after.auc, strict=True):
-        if old is not None:
-            body.append(_dot(f.x(at) - 16, f.y(old), 4.5, "ghost", f"before learning: {percent(old)}"))
-        if new is not None:
-            x = f.x(at)
-            body.append(f'<line class="stem" x1="{x}" x2="{x}" y1="{f.y(0.5)}" y2="{f.y(new)}"/>')
-            body.append(_dot(x, f.y(new), 6, "mark", f"now: {percent(new)}"))
-            low = new > f.y_high - 0.06
-            body.append(_text(x + 12, f.y(new) + (14 if low else 5), percent(new), "value", "start"))
-    return _svg(f, body, f"How early V knew the outcome at {job}")
+    for (at, _), old, new in zip(labels, *known, strict=True):
+        x = f.x(at)
+        if old:
+            body.append(_whisker(x - 18, f.y(old[1]), f.y(old[2]), "ghost"))
+            body.append(_dot(x - 18, f.y(old[0]), 4.5, "ghost", f"before learning: {_bounded(old)}"))
+        if new:
+            body.append(_whisker(x, f.y(new[1]), f.y(new[2]), "mark"))
+            body.append(_dot(x, f.y(new[0]), 6, "mark", f"now: {_bounded(new)}"))
+            body.append(_text(x + 12, f.y(new[0]) + 5, percent(new[0]), "value", "start"))
+    return _svg(f, body, f"How early V knew the outcome at {after.job}")
 
 
 def reliability_chart(knowledge: Knowledge, job: str) -> str:
-    """Predicted against observed success; the area of a dot is how often V said so."""
+    """Predicted against observed success, with Wilson's 95% intervals; a dot's area is its attempts."""
     f = F()
-    body = [_axes(f, _shares(), _shares(), "predicted by V", "came true")]
+    body = [_axes(f, _shares(), _shares(), "predicted by V, half-way", "came true")]
     body.append(f'<line class="base" x1="{f.x(0)}" y1="{f.y(0)}" x2="{f.x(1)}" y2="{f.y(1)}"/>')
     most = max((n for _, _, n in knowledge.reliability), default=1.0)
-    line = [(f.x(p), f.y(o)) for p, o, _ in knowledge.reliability]
-    body.append(f'<polyline class="thin" points="{_points(line)}"/>')
     for predicted, observed, number in knowledge.reliability:
-        note = f"V said {percent(predicted)}, {percent(observed)} succeeded ({count(number)} predictions)"
-        radius = 3 + 9 * math.sqrt(number / most)
-        body.append(_dot(f.x(predicted), f.y(observed), radius, "mark soft", note))
+        solved = round(observed * number)
+        bounds = mean_interval([1.0] * solved + [0.0] * (round(number) - solved))
+        shown = f"{percent(observed)} ({interval(bounds.low, bounds.high)})"
+        note = f"V said {percent(predicted)}; {shown} of {count(number)} attempts succeeded"
+        body.append(_whisker(f.x(predicted), f.y(bounds.low), f.y(bounds.high), "faint"))
+        body.append(_dot(f.x(predicted), f.y(observed), 3 + 8 * math.sqrt(number / most), "mark soft", note))
     return _svg(f, body, f"Calibration of V at {job}")
 
 
 def knowing_chart(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], end: float) -> str:
     """AUC of V against attempts, one line per share of the episode read."""
     lowest = min((value for _, line in series for _, value in line), default=0.5)
-    f = F(width=720, height=250, right=112, x_high=max(end, 1.0), y_low=min(0.5, math.floor(10 * lowest) / 10))
-    grid = [(tick / 10, f"{10 * tick}%") for tick in range(round(10 * f.y_low), 11, 1)]
+    f = F(height=260, right=66, x_high=max(end, 1.0), y_low=min(0.5, math.floor(10 * lowest) / 10))
+    grid = [(tick / 10, f"{10 * tick}%") for tick in range(round(10 * f.y_low), 11)]
     body = [_axes(f, [(t, short(t)) for t in nice_ticks(end)], grid, "attempts", "ranked rightly")]
     ends = _apart([f.y(line[-1][1]) for _, line in series], 17)
     for i, ((label, line), y) in enumerate(zip(series, ends, strict=True)):
         drawn = [(f.x(x), f.y(value)) for x, value in _thinned(line)]
         body.append(f'<polyline class="line tone{i}" points="{_points(drawn)}"/>')
-        body.append(_text(f.width - f.right + 8, y + 5, label, f"label ink{i}", "start"))
+        body.append(_text(f.width - f.right + 8, y + 5, label, "label", "start"))
     return _svg(f, body, "How well V ranked attempts during practice")
 
 
@@ -130,7 +134,8 @@ def dumbbell(comparison: Comparison) -> str:
     f = F(width=220, height=34, left=8, right=8, top=4, bottom=4)
     body = [f'<line class="rail" x1="{f.x(0)}" x2="{f.x(1)}" y1="17" y2="17"/>']
     body += [
-        f'<line class="rail" x1="{f.x(t)}" x2="{f.x(t)}" y1="13" y2="21"/>' for t in (0.0, 0.25, 0.5, 0.75, 1.0)
+        f'<line class="rail" x1="{f.x(t)}" x2="{f.x(t)}" y1="13" y2="21"/>'
+        for t in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     rows = [(comparison.before, "ghost", 11.0), (comparison.after, "mark", 23.0)]
     for exam, style, y in rows:
@@ -150,16 +155,18 @@ def value_line(seen: View) -> str:
     if len(seen.series) < 2:
         return ""
     f = F(
-        width=720,
-        height=92,
-        left=40,
-        right=8,
-        top=14,
-        bottom=14,
+        height=96,
+        left=42,
+        right=6,
+        top=16,
+        bottom=16,
         x_low=seen.series[0][0],
         x_high=seen.series[-1][0],
     )
-    body = [f'<line class="grid" x1="{f.left}" x2="{f.x(f.x_high)}" y1="{f.y(v)}" y2="{f.y(v)}"/>' for v in (0, 1)]
+    body = [
+        f'<line class="gridline" x1="{f.left}" x2="{f.x(f.x_high)}" y1="{f.y(v)}" y2="{f.y(v)}"/>'
+        for v in (0, 1)
+    ]
     body.append(f'<line class="base" x1="{f.left}" x2="{f.x(f.x_high)}" y1="{f.y(0.5)}" y2="{f.y(0.5)}"/>')
     body += [_text(f.left - 7, f.y(v) + 4, text, "label", "end") for v, text in ((0, "0%"), (1, "100%"))]
     body += [
@@ -169,9 +176,9 @@ def value_line(seen: View) -> str:
     ]
     line = [(f.x(at), f.y(_unit(value))) for at, value in seen.series]
     body.append(f'<polyline class="line thick" points="{_points(line)}"/>')
-    for (at, value), (x, y) in _sampled(list(zip(seen.series, line, strict=True)), 90):
+    for (at, value), (x, y) in _sampled(list(zip(seen.series, line, strict=True)), 80):
         body.append(
-            f'<circle class="bead b{shade(_unit(value))}" cx="{x}" cy="{y}" r="2.6">'
+            f'<circle class="bead b{shade(_unit(value))}" cx="{x}" cy="{y}" r="2.4">'
             f"<title>V {percent(value)} at token {at}</title></circle>"
         )
     body += [_moment(f, moment) for moment in (seen.fall, seen.rise) if moment is not None]
@@ -185,10 +192,9 @@ def time_bar(spent: Sequence[tuple[str, float]]) -> str:
     x = 0.0
     for i, (name, seconds) in enumerate(spent):
         width = 720 * seconds / total
-        body.append(
-            f'<rect class="part{min(i, 5)}" x="{x:.1f}" y="0" width="{max(width - 1.5, 0.5):.1f}" height="18" rx="2">'
-            f"<title>{html.escape(name)}: {seconds:.0f} s</title></rect>"
-        )
+        box = f'x="{x:.1f}" y="0" width="{max(width - 1.5, 0.5):.1f}" height="18" rx="2"'
+        note = f"{html.escape(name)}: {seconds:.0f} s"
+        body.append(f'<rect class="part{min(i, 5)}" {box}><title>{note}</title></rect>')
         x += width
     return _svg(F(width=720, height=18), body, "Where the time went")
 
@@ -205,14 +211,11 @@ def nice_ticks(end: float, most: int = 5) -> list[float]:
 
 def _moment(f: F, moment: Moment) -> str:
     x, y = f.x(moment.position), f.y(_unit(moment.after))
-    fell = moment.after < moment.before
-    kind = "greatest fall" if fell else "greatest rise"
-    tip = y + 5 if fell else y - 5
-    base = tip + 8 if fell else tip - 8
-    return (
-        f'<polygon class="{"fall" if fell else "rise"}" points="{x - 5},{base:.1f} {x + 5},{base:.1f} {x},{tip:.1f}">'
-        f"<title>{kind}: {percent(moment.before)} to {percent(moment.after)}</title></polygon>"
-    )
+    kind = "fall" if moment.fell else "rise"
+    tip, base = (y - 5, y - 13) if moment.fell else (y + 5, y + 13)
+    corners = _points([(x - 5, base), (x + 5, base), (x, tip)])
+    note = f"greatest {kind}: {percent(moment.before)} to {percent(moment.after)}"
+    return f'<polygon class="{kind}" points="{corners}"><title>{note}</title></polygon>'
 
 
 def _axes(
@@ -225,20 +228,18 @@ def _axes(
 ) -> str:
     bottom = f.height - f.bottom
     parts = [
-        f'<line class="grid" x1="{f.left}" x2="{f.width - f.right}" y1="{f.y(v)}" y2="{f.y(v)}"/>'
+        f'<line class="gridline" x1="{f.left}" x2="{f.width - f.right}" y1="{f.y(v)}" y2="{f.y(v)}"/>'
         + _text(f.left - 8, f.y(v) + 4.5, text, "label", "end")
         for v, text in y_ticks
     ]
     for value, text in x_ticks:
         if x_grid:
-            parts.append(f'<line class="tick" x1="{f.x(value)}" x2="{f.x(value)}" y1="{bottom}" y2="{bottom + 4}"/>')
+            parts.append(
+                f'<line class="tick" x1="{f.x(value)}" x2="{f.x(value)}" y1="{bottom}" y2="{bottom + 4}"/>'
+            )
         parts.append(_text(f.x(value), bottom + 19, text, "label", "middle"))
-    parts.append(_text((f.left + f.width - f.right) / 2, f.height - 6, x_label, "label title", "middle"))
-    middle = (f.top + bottom) / 2
-    parts.append(
-        f'<text class="label title" text-anchor="middle" transform="translate(11 {middle}) rotate(-90)">'
-        f"{html.escape(y_label)}</text>"
-    )
+    parts.append(_text((f.left + f.width - f.right) / 2, f.height - 6, x_label, "label", "middle"))
+    parts.append(_text(0, 12, y_label, "label", "start"))
     return "".join(parts)
 
 
@@ -254,7 +255,12 @@ def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:
 
 
 def _dot(x: float, y: float, radius: float, style: str, note: str) -> str:
-    return f'<circle class="{style}" cx="{x}" cy="{y}" r="{radius:.1f}"><title>{html.escape(note)}</title></circle>'
+    title = f"<title>{html.escape(note)}</title>"
+    return f'<circle class="{style}" cx="{x}" cy="{y}" r="{radius:.1f}">{title}</circle>'
+
+
+def _bounded(found: tuple[float, float, float]) -> str:
+    return f"{percent(found[0])} ({interval(found[1], found[2])})"
 
 
 def _whisker(x: float, low: float, high: float, style: str) -> str:
@@ -287,7 +293,7 @@ def _apart(positions: Sequence[float], gap: float) -> list[float]:
     """Labels moved down until each is `gap` below the one above it, then back into the same middle."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     placed = list(positions)
-    for upper, lower in zip(order, order[1:], strict=False):
+    for upper, lower in pairwise(order):
         placed[lower] = max(placed[lower], placed[upper] + gap)
     drift = (sum(placed) - sum(positions)) / len(positions) if positions else 0.0
     return [y - drift for y in placed]

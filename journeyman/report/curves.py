@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from journeyman.report.run import Run, number
 
@@ -51,6 +52,17 @@ def learning_curve(run: Run, job: str) -> Curve:
     return Curve(job, tuple(zip(xs, rates, strict=True)), smooth(xs, rates, counts))
 
 
+def smoothed(run: Run, key: str) -> list[tuple[float, float]]:
+    """(trajectories, moving average) of one figure of the metrics, where it was logged."""
+    found = [
+        (x, y)
+        for line in run.learn
+        if (x := number(line, "trajectories")) is not None and (y := number(line, key)) is not None
+    ]
+    points = smooth([x for x, _ in found], [y for _, y in found], [1.0] * len(found))
+    return [(point.x, point.mean) for point in points]
+
+
 def smooth(xs: list[float], rates: list[float], counts: list[float]) -> tuple[Point, ...]:
     """A centred moving average over about a tenth of the run, with a 95% band.
 
@@ -67,7 +79,7 @@ def smooth(xs: list[float], rates: list[float], counts: list[float]) -> tuple[Po
         window, weights = rates[start:stop], counts[start:stop]
         total = sum(weights)
         mean = sum(rate * weight for rate, weight in zip(window, weights, strict=True)) / total
-        steps = [(b - a) ** 2 / 2 for a, b in zip(window, window[1:], strict=False)]
+        steps = [(b - a) ** 2 / 2 for a, b in pairwise(window)]
         between = sum(steps) / len(steps) / len(window) if steps else 0.0
         centre = (mean * total + 2) / (total + 4)
         error = math.sqrt(max(between, centre * (1 - centre) / (total + 4)))

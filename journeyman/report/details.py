@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import importlib.metadata
+import os
 import platform
 from typing import Any, cast
 
 from journeyman.report import charts
-from journeyman.report.run import Comparison, Exam, Run, flatten
-from journeyman.report.words import count, duration, interval, percent, plural, points
+from journeyman.report.run import Comparison, Exam, Run, flatten, number
+from journeyman.report.words import EN_DASH, count, duration, interval, percent, plural, points
 
 esc = html.escape
 PACKAGES = ("journeyman", "torch", "transformers", "numpy")
@@ -23,12 +24,20 @@ TAGS = {
 def state_notes(run: Run) -> list[str]:
     """What a reader has to know before trusting the page."""
     notes = list(run.notes)
-    if not run.finished:
-        notes.insert(
-            0,
-            "This run is not finished: it is still going on, or it was interrupted. The page shows all there is "
-            "so far. Giving the same command again continues it.",
-        )
+    stands = f"step {run.step}" + (f" of {run.steps}" if run.steps else "")
+    if run.state == "running":
+        notes.insert(0, f"This run is still going on ({stands}). What is shown is all there is so far.")
+    if run.state == "interrupted":
+        again = "Giving the same command again continues it."
+        notes.insert(0, f"This run is not finished: it stopped at {stands}. {again}")
+    for job in run.jobs:
+        shares = [share for line in run.learn if (share := number(line, f"{job}/failed")) is not None]
+        if any(shares):
+            broken = percent(sum(shares) / len(shares))
+            notes.append(
+                f"In {broken} of the attempts at {job} something broke, so nothing was learned from them. "
+                f"`journeyman trace {run.folder} --outcome failed` shows the errors."
+            )
     return notes
 
 
@@ -42,14 +51,17 @@ def exam_table(run: Run) -> str:
         comparisons = run.comparisons(job)
         if comparisons:
             rows = "".join(_row(comparison) for comparison in comparisons)
-            bodies.append(f'<tbody><tr class="job"><th colspan="6" scope="rowgroup">{esc(job)}</th></tr>{rows}</tbody>')
+            bodies.append(
+                f'<tbody><tr class="job"><th colspan="6" scope="rowgroup">{esc(job)}</th></tr>{rows}</tbody>'
+            )
     return (
-        f"{head}<p>Share of tasks solved. Intervals are at 95% and treat attempts at one task as one (clustered by "
-        "task). <i>New tasks of the same kind</i> come from the distribution practised; <i>beyond what was "
-        "practised</i> asks for generalization, in the way the split's name says.</p>"
+        f"{head}<p>Share of tasks solved. Intervals are at 95% and clustered: attempts at one task count as "
+        "one observation. <i>New tasks of the same kind</i> come from the distribution practised; <i>beyond "
+        "what was practised</i> asks for generalization, in the way the split's name says.</p>"
         '<div class="scroll"><table><thead><tr><th scope="col">split</th><th scope="col">before</th>'
-        '<th scope="col">after</th><th scope="col" class="draw">0 to 100%</th><th scope="col">change</th>'
-        f'<th scope="col">V knew half-way</th></tr></thead>{"".join(bodies)}</table></div></section>'
+        '<th scope="col">after</th><th scope="col" class="draw">0 to 100%</th><th scope="col">change, '
+        'points</th><th scope="col">V\'s AUC<small>half-way</small></th></tr></thead>'
+        f"{''.join(bodies)}</table></div></section>"
     )
 
 
@@ -57,22 +69,24 @@ def _row(comparison: Comparison) -> str:
     style, meaning = TAGS[comparison.kind]
     last = comparison.last
     change = comparison.change
-    moved = "–"
+    moved = EN_DASH
     if change is not None:
         difference, low, high = change
-        moved = f"<b>{points(difference)}</b><small>{points(low)} to {points(high)} points</small>"
-    auc = last.knowledge.auc[1] if last.knowledge else None
+        moved = f"<b>{points(difference)}</b><small>{points(low)} to {points(high)}</small>"
+    broke = f", {last.failed} broke" if last.failed else ""
+    auc = last.auc(2)
+    knew = f"<b>{percent(auc[0])}</b><small>{interval(*auc[1:])}</small>" if auc else EN_DASH
     return (
         f'<tr><th scope="row">{esc(comparison.split)} <small><span class="tag {style}">{meaning}</span> '
-        f"{plural(last.tasks, 'task')}</small></th><td>{_figure(comparison.before)}</td>"
-        f"<td>{_figure(comparison.after)}</td>"
-        f'<td class="draw">{charts.dumbbell(comparison)}</td><td>{moved}</td><td>{percent(auc)}</td></tr>'
+        f"{plural(last.tasks, 'task')}{broke}</small></th>"
+        f"<td>{_figure(comparison.before)}</td><td>{_figure(comparison.after)}</td>"
+        f'<td class="draw">{charts.dumbbell(comparison)}</td><td>{moved}</td><td>{knew}</td></tr>'
     )
 
 
 def _figure(exam: Exam | None) -> str:
     if exam is None:
-        return "–"
+        return EN_DASH
     return f"<b>{percent(exam.success)}</b><small>{interval(exam.low, exam.high)}</small>"
 
 
@@ -80,8 +94,8 @@ def about(run: Run) -> str:
     """Time, tokens, configuration and versions."""
     spent = run.time_spent()
     key = "".join(
-        f'<li><svg class="key" viewBox="0 0 10 10" style="width:.7em;height:.7em"><rect width="10" height="10" '
-        f'rx="2" class="part{min(i, 5)}"/></svg>{esc(name)} {duration(seconds)}</li>'
+        f'<li><svg class="key" viewBox="0 0 9 9"><rect width="9" height="9" rx="2" class="part{min(i, 5)}"/>'
+        f"</svg>{esc(name)} {duration(seconds)}</li>"
         for i, (name, seconds) in enumerate(spent)
     )
     bar = f'<div class="one">{charts.time_bar(spent)}<ul class="legend">{key}</ul></div>' if spent else ""
@@ -98,13 +112,13 @@ def about(run: Run) -> str:
 
 def _costs(run: Run) -> list[tuple[str, str]]:
     rows = [
-        ("time", duration(run.seconds)),
+        ("time, without pauses", duration(run.seconds)),
         ("steps of practice", count(run.step)),
         ("attempts in practice", count(run.trajectories)),
         ("tokens read and written in practice", count(run.tokens)),
     ]
     if run.school:
-        schooled = float(run.school[-1].get("tokens") or 0)
+        schooled = sum(number(line, "tokens") or 0.0 for line in run.school)
         rows.append(("tokens of schooling before practice", count(schooled)))
     if run.exams:
         rows.append(("attempts in exams", count(sum(exam.episodes for exam in run.exams))))
@@ -124,7 +138,8 @@ def _versions(run: Run) -> list[tuple[str, str]]:
             rows.append((package, importlib.metadata.version(package)))
         except importlib.metadata.PackageNotFoundError:
             continue
-    return [*rows, ("machine", platform.platform()), ("as of", "the writing of this page")]
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return [*rows, ("machine", machine), ("as of", "the writing of this page")]
 
 
 def _pairs(rows: list[tuple[str, str]]) -> str:

@@ -69,7 +69,7 @@ def oklch(lightness: float, chroma: float, hue: float) -> tuple[int, int, int]:
 
 
 def css() -> str:
-    """The shades as classes: ``.v0`` .. ``.v20`` behind text, light and dark; ``.b0`` .. ``.b20`` for beads."""
+    """The shades as classes: ``.v0`` to ``.v20`` behind text, light and dark; ``.b0`` and so on for beads."""
     light = "".join(f".v{i}{{background:{LIGHT.hex(i / (STEPS - 1))}}}" for i in range(STEPS))
     dark = "".join(f".v{i}{{background:{DARK.hex(i / (STEPS - 1))}}}" for i in range(STEPS))
     beads = "".join(f".b{i}{{fill:{BEAD.hex(i / (STEPS - 1))}}}" for i in range(STEPS))

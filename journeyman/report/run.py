@@ -6,16 +6,18 @@ run repeats the steps after its checkpoint) counts once, and everything that is 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from journeyman.errors import RunError
 
 Line = Mapping[str, Any]
+State = Literal["running", "finished", "interrupted"]
 Kind = Literal["practised", "held out", "generalization"]
 
 
@@ -38,7 +40,10 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Exam:
-    """One line of exams.jsonl. `low` and `high` bound the success rate with 95% confidence."""
+    """One line of exams.jsonl. `low` and `high` bound the success rate with 95% confidence.
+
+    `failed` counts episodes in which something broke; they are no successes.
+    """
 
     step: int
     job: str
@@ -48,9 +53,28 @@ class Exam:
     success: float
     low: float
     high: float
+    failed: int
     tokens: float
     seconds: float
     knowledge: Knowledge | None
+
+    def auc(self, quarter: int) -> tuple[float, float, float] | None:
+        """(AUC, low, high at 95%) of V after so many quarters of the episode; None where there is none.
+
+        Standard error of Hanley and McNeil (1982, Radiology 143), on the logit so that it stays within 0..1.
+        """
+        value = self.knowledge.auc[quarter - 1] if self.knowledge else None
+        wins = round(self.success * self.episodes)
+        losses = self.episodes - self.failed - wins
+        if value is None or wins < 1 or losses < 1:
+            return None if value is None else (value, value, value)
+        edge = 0.5 / (wins * losses)
+        a = min(max(value, edge), 1 - edge)
+        spread = (wins - 1) * (a / (2 - a) - a * a) + (losses - 1) * (2 * a * a / (1 + a) - a * a)
+        error = math.sqrt((a * (1 - a) + spread) / (wins * losses)) / (a * (1 - a))
+        logit = math.log(a / (1 - a))
+        low, high = (1 / (1 + math.exp(-(logit + sign * 1.96 * error))) for sign in (-1, 1))
+        return value, min(low, value), max(high, value)
 
 
 @dataclass(frozen=True)
@@ -65,7 +89,8 @@ class Comparison:
     @property
     def kind(self) -> Kind:
         """What a success on this split proves."""
-        return {"train": "practised", "test": "held out"}.get(self.split, "generalization")  # type: ignore[return-value]
+        known: dict[str, Kind] = {"train": "practised", "test": "held out"}
+        return known.get(self.split, "generalization")
 
     @property
     def last(self) -> Exam:
@@ -97,7 +122,7 @@ class Run:
         school: lines of kind "school", one per step, ascending.
         learn: lines of kind "learn", one per step, ascending.
         exams: one per (step, job, split), ascending.
-        finished: the final model was written.
+        state: whether a process holds it, all steps are done and the model is written, or neither.
         notes: what could not be read, in words.
     """
 
@@ -106,7 +131,7 @@ class Run:
     school: tuple[Line, ...]
     learn: tuple[Line, ...]
     exams: tuple[Exam, ...]
-    finished: bool
+    state: State
     notes: tuple[str, ...]
 
     @property
@@ -135,6 +160,12 @@ class Run:
     @property
     def step(self) -> int:
         return int(_last(self.learn, "step"))
+
+    @property
+    def steps(self) -> int | None:
+        """Steps that the configuration asks for."""
+        asked = number(self.config, "steps")
+        return None if asked is None else int(asked)
 
     def trajectories_at(self, step: int) -> float:
         """Episodes practised when the exam of this step was held."""
@@ -211,15 +242,45 @@ def read_run(folder: Path) -> Run:
         notes.append("config.json is missing")
     except (OSError, ValueError) as error:
         notes.append(f"config.json cannot be read ({error})")
-    return Run(
+    run = Run(
         folder=folder,
         config=cast("dict[str, Any]", config) if isinstance(config, dict) else {},
         school=_by_step(line for line in metrics if line.get("kind") == "school"),
         learn=_by_step(line for line in metrics if line.get("kind") == "learn"),
-        exams=_exams(_lines(folder / "exams.jsonl", notes)),
-        finished=(folder / "model" / "config.json").exists(),
+        exams=parse_exams(_lines(folder / "exams.jsonl", notes)),
+        state="interrupted",
         notes=tuple(notes),
     )
+    if _is_held(folder / "run.lock"):
+        return replace(run, state="running")
+    done = (folder / "model" / "config.json").exists() and run.step >= (run.steps or 0)
+    return replace(run, state="finished" if done else "interrupted")
+
+
+def parse_exams(lines: Iterable[Line]) -> tuple[Exam, ...]:
+    """Exam lines as records, ascending by step; of two that tell the same, the later one counts."""
+    latest: dict[tuple[int, str, str], Exam] = {}
+    for line in lines:
+        success, step = number(line, "success"), number(line, "step")
+        if success is None or step is None:
+            continue
+        low, high = number(line, "low"), number(line, "high")
+        exam = Exam(
+            step=int(step),
+            job=str(line.get("job", "?")),
+            split=str(line.get("split", "?")),
+            tasks=int(number(line, "tasks") or 0),
+            episodes=int(number(line, "episodes") or 0),
+            success=success,
+            low=success if low is None else low,
+            high=success if high is None else high,
+            failed=int(number(line, "failed") or 0),
+            tokens=number(line, "tokens") or 0.0,
+            seconds=number(line, "seconds") or 0.0,
+            knowledge=_knowledge(line.get("value")),
+        )
+        latest[exam.step, exam.job, exam.split] = exam
+    return tuple(sorted(latest.values(), key=lambda exam: exam.step))
 
 
 def number(line: Line, key: str) -> float | None:
@@ -249,7 +310,9 @@ def count_parameters(folder: Path) -> int | None:
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 header: dict[str, Any] = json.loads(file.read(size))
-            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+            total += sum(
+                math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
     return total or None
@@ -259,6 +322,18 @@ def model_folder(folder: Path) -> Path | None:
     """The final model of a run, else its latest checkpoint, else None."""
     candidates = [folder / "model", *sorted(folder.glob("checkpoints/step-*"), reverse=True)]
     return next((path for path in candidates if (path / "config.json").exists()), None)
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process works on the run: it holds an exclusive lock on this file."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -280,32 +355,10 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _by_step(lines: Iterable[dict[str, Any]]) -> tuple[Line, ...]:
-    latest = {step: {**line, "step": int(step)} for line in lines if (step := number(line, "step")) is not None}
+    latest = {
+        step: {**line, "step": int(step)} for line in lines if (step := number(line, "step")) is not None
+    }
     return tuple(latest[step] for step in sorted(latest))
-
-
-def _exams(lines: list[dict[str, Any]]) -> tuple[Exam, ...]:
-    latest: dict[tuple[int, str, str], Exam] = {}
-    for line in lines:
-        success, step = number(line, "success"), number(line, "step")
-        if success is None or step is None:
-            continue
-        low, high = number(line, "low"), number(line, "high")
-        exam = Exam(
-            step=int(step),
-            job=str(line.get("job", "?")),
-            split=str(line.get("split", "?")),
-            tasks=int(number(line, "tasks") or 0),
-            episodes=int(number(line, "episodes") or 0),
-            success=success,
-            low=success if low is None else low,
-            high=success if high is None else high,
-            tokens=number(line, "tokens") or 0.0,
-            seconds=number(line, "seconds") or 0.0,
-            knowledge=_knowledge(line.get("value")),
-        )
-        latest[exam.step, exam.job, exam.split] = exam
-    return tuple(sorted(latest.values(), key=lambda exam: exam.step))
 
 
 def _knowledge(value: Any) -> Knowledge | None:

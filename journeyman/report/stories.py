@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from journeyman.errors import UnknownName, UsageError
 from journeyman.experience.store import Store
+from journeyman.report.run import Run
 from journeyman.report.trace import known_values
 from journeyman.report.words import percent
 from journeyman.types import Ending, Trajectory
@@ -40,27 +42,24 @@ def exam_step(trajectory: Trajectory) -> int | None:
     return int(found[1]) if found else None
 
 
-def read_candidates(run_folder: Path) -> list[Trajectory]:
-    """Episodes of the first and the last exam, or without exams the last few learned from."""
-    path = run_folder / "experience.sqlite"
+def read_candidates(run: Run) -> list[Trajectory]:
+    """Episodes of the first and the last exam, or without exams the last few learned from.
+
+    Raises:
+        StoreError: the run's episodes cannot be read.
+    """
+    path = run.folder / "experience.sqlite"
     if not path.exists():
         return []
-    first: dict[int, list[Trajectory]] = {}
+    steps = sorted({exam.step for exam in run.exams})
+    ends = dict.fromkeys((*steps[:1], *steps[-1:]))
     with Store(path) as store:
-        for trajectory in store.episodes(step=-1):
-            step = exam_step(trajectory)
-            if step is None:
-                continue
-            first.setdefault(step, []).append(trajectory)
-            if len(first) > 2:  # only the ends are needed
-                del first[sorted(first)[1]]
-        if first:
-            return [trajectory for step in sorted(first) for trajectory in first[step]]
-        return list(store.episodes(min_step=0, limit=RECENT))
+        found = [t for step in ends for t in store.episodes(prefix=f"exam-{step:06d}-")]
+        return found or list(store.episodes(min_step=0, latest=True, limit=RECENT))
 
 
 def tell(candidates: Iterable[Trajectory], per_job: int = 3) -> list[Story]:
-    """For each job: one task before and after learning, a failure V foresaw, a recovery."""
+    """For each job: one task before and after learning, a failure V foresaw, a recovery; else any success."""
     jobs: dict[str, list[Trajectory]] = {}
     for trajectory in candidates:
         if trajectory.outcome.ending is not Ending.FAILED and trajectory.turns:
@@ -98,7 +97,7 @@ def find_trajectories(
         UsageError: the run has no episodes, or none that match.
         UnknownName: an outcome, or an id, that does not exist; the nearest ones are named.
     """
-    endings = [ending.value for ending in Ending]
+    endings = {ending.value: ending for ending in Ending}
     if outcome is not None and outcome not in ("success", "failure", *endings):
         raise UnknownName("outcome", outcome, ["success", "failure", *endings])
     path = run_folder / "experience.sqlite"
@@ -108,36 +107,29 @@ def find_trajectories(
             reason="it has no experience.sqlite",
             fix="give a run folder that `journeyman learn` wrote, e.g. runs/demo",
         )
+    ending = endings.get(outcome or "")
     found: list[Trajectory] = []
     with Store(path) as store:
-        for trajectory in store.episodes(job=job, split=split):
-            if (id is None or trajectory.id.startswith(id)) and _matches(trajectory, outcome):
-                found.append(trajectory)
-                if len(found) > 4 * limit + 64:
-                    found = _latest(found, limit)
-        if not found and id is not None:
-            raise UnknownName("episode", id, (trajectory.id for trajectory in store.episodes()))
+        for most in (16 * limit, 1024 * limit, None):
+            latest = store.episodes(job=job, split=split, ending=ending, prefix=id, latest=True, limit=most)
+            found = list(islice((t for t in latest if _matches(t, outcome)), limit))
+            if len(found) == limit:
+                break
+        if not found and id is not None and store.count():
+            store.episode(id)  # names the nearest ids
         if not found:
-            wanted = {"job": job, "split": split, "outcome": outcome}
+            wanted = {"id": id, "job": job, "split": split, "outcome": outcome}
             asked = ", ".join(f"{key} {value}" for key, value in wanted.items() if value is not None)
             raise UsageError(
                 f"no episode with {asked}" if asked else f"no episodes in {run_folder}",
                 reason=f"the run's episodes are of {', '.join(_kinds(store.episodes())) or 'no job yet'}",
                 fix="ask for less, or let the run go on",
             )
-    return _latest(found, limit)
+    return found[::-1]
 
 
 def _kinds(episodes: Iterator[Trajectory]) -> list[str]:
     return sorted({f"{episode.task.job}/{episode.task.split}" for episode in episodes})
-
-
-def _latest(episodes: list[Trajectory], limit: int) -> list[Trajectory]:
-    def age(trajectory: Trajectory) -> int:
-        step = exam_step(trajectory)
-        return trajectory.step if step is None else step
-
-    return sorted(episodes, key=age)[-limit:]
 
 
 def _matches(trajectory: Trajectory, outcome: str | None) -> bool:
@@ -161,8 +153,9 @@ def _values(trajectory: Trajectory) -> list[float]:
 
 
 def _cost(trajectory: Trajectory) -> float:
-    """Longer episodes are harder to read: 1,000 tokens weigh like half of V's range. Held-out ones count more."""
-    return len(trajectory) / 2000 + (0.0 if trajectory.task.split == "test" else 0.15)
+    """What speaks against showing it, in units of V: very long or short, or not of the held-out split."""
+    turns = min(abs(len(trajectory.turns) - 8), 16) / 50
+    return len(trajectory) / 2000 + turns + (0.0 if trajectory.task.split == "test" else 0.15)
 
 
 def _before_and_after(job: str, episodes: list[Trajectory]) -> Story | None:
@@ -228,7 +221,7 @@ def _recovery(job: str, episodes: list[Trajectory]) -> Story | None:
 
 
 def _success(job: str, episodes: list[Trajectory]) -> Story | None:
-    """Whatever else is missing, something to look at: the success (else the episode) in which V moved most."""
+    """Something to look at where all else is missing: the success (or failure) that moved V most."""
     ranked = sorted(
         episodes,
         key=lambda t: (

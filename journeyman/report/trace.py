@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 from journeyman.report.words import visible
 from journeyman.types import Trajectory
@@ -16,7 +17,7 @@ Speaker = Literal["system", "user", "assistant", "environment"]
 
 NOTABLE = 0.05
 """A change of V below this is no moment worth marking."""
-END = "■"
+END = "↵"
 """Stands for the tokens that end a reply."""
 
 
@@ -52,6 +53,10 @@ class Moment:
     before: float
     after: float
 
+    @property
+    def fell(self) -> bool:
+        return self.after < self.before
+
 
 @dataclass(frozen=True)
 class View:
@@ -75,7 +80,9 @@ class View:
 def view(trajectory: Trajectory, pieces: Sequence[str] | None = None) -> View:
     """Lay out an episode: token by token if the text of each token is given, else turn by turn."""
     if pieces is not None and len(pieces) != len(trajectory):
-        raise ValueError(f"{len(pieces)} pieces for a trajectory of {len(trajectory)} tokens: one each is needed")
+        raise ValueError(
+            f"{len(pieces)} pieces for a trajectory of {len(trajectory)} tokens: one each is needed"
+        )
     passages = _by_turn(trajectory) if pieces is None else _by_token(trajectory, pieces)
     shown = tuple(
         replace(passage, spans=tuple(replace(span, text=visible(span.text)) for span in passage.spans))
@@ -84,6 +91,40 @@ def view(trajectory: Trajectory, pieces: Sequence[str] | None = None) -> View:
     series = known_values(trajectory)
     fall, rise = _moments(shown, series)
     return View(trajectory, shown, series, fall, rise)
+
+
+def trace_record(trajectory: Trajectory, pieces: Sequence[str] | None = None) -> dict[str, Any]:
+    """An episode as JSON for scripts: what happened, and V (null where unknown) after each token."""
+    task, outcome = trajectory.task, trajectory.outcome
+    record: dict[str, Any] = {
+        "id": trajectory.id,
+        "job": task.job,
+        "split": task.split,
+        "index": task.index,
+        "level": task.level,
+        "step": trajectory.step,
+        "policy_version": trajectory.policy_version,
+        "messages": [{"role": message.role, "content": message.content} for message in task.messages],
+        "turns": [
+            {
+                "start": t.start,
+                "stop": t.stop,
+                "reply": t.reply,
+                "observation": t.observation,
+                "reward": t.reward,
+            }
+            for t in trajectory.turns
+        ],
+        "reward": outcome.reward,
+        "ending": outcome.ending.value,
+        "success": outcome.success,
+        "error": outcome.error,
+        "tokens": trajectory.tokens.tolist(),
+        "mask": trajectory.mask.tolist(),
+        "logprobs": trajectory.logprobs.tolist(),
+        "values": [value if math.isfinite(value) else None for value in trajectory.values.tolist()],
+    }
+    return record if pieces is None else record | {"pieces": list(pieces)}
 
 
 def known_values(trajectory: Trajectory) -> tuple[tuple[int, float], ...]:
@@ -95,13 +136,17 @@ def known_values(trajectory: Trajectory) -> tuple[tuple[int, float], ...]:
 
 
 def turns_worth_reading(seen: View, ends: int = 3, around: int = 1) -> set[int]:
-    """Turns to show of a long episode: the first, the last, and those around its fall and rise."""
+    """Turns to show of a long episode: the first, the last, around its fall and rise, and any short gap."""
     last = max((passage.turn for passage in seen.passages), default=0)
     keep = {turn for turn in range(last + 1) if turn <= ends or turn > last - ends}
     for moment in (seen.fall, seen.rise):
         if moment is not None:
             keep |= set(range(moment.turn - around, moment.turn + around + 1))
-    return {turn for turn in range(last + 1) if turn in keep or (turn - 1 in keep and turn + 1 in keep)}
+    shown = sorted(keep & set(range(last + 1)))
+    for left, right in pairwise(shown):
+        if right - left <= 4:
+            keep |= set(range(left, right))
+    return keep & set(range(last + 1))
 
 
 def _by_token(trajectory: Trajectory, pieces: Sequence[str]) -> list[Passage]:
@@ -192,7 +237,8 @@ def _moments(
         for span in passage.spans:
             if span.value is None or span.position is None or span.position < series[0][0]:
                 continue
-            moment = Moment(span.position, passage.turn, span.text, before, span.value)
+            text = passage.text.removesuffix(END) if span.text == END else span.text
+            moment = Moment(span.position, passage.turn, text, before, span.value)
             change, before = span.value - before, span.value
             if change <= -NOTABLE and (fall is None or change < fall.after - fall.before):
                 fall = moment

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 from journeyman.report.charts import value_line
 from journeyman.report.palette import STEPS, shade
 from journeyman.report.stories import Story
-from journeyman.report.trace import Moment, Passage, Pieces, Span, View, turns_worth_reading, view
+from journeyman.report.trace import END, Moment, Passage, Pieces, Span, View, turns_worth_reading, view
 from journeyman.report.words import percent, plural, visible
 from journeyman.types import Ending, Outcome, Trajectory
 
@@ -15,6 +16,7 @@ LONG_PROMPT = 700
 """Characters beyond which a prompt is folded."""
 
 esc = html.escape
+_SINGLES = '<div class="pair">'
 _ENDINGS = {
     Ending.TERMINATED: "",
     Ending.TRUNCATED: "cut at the limit",
@@ -27,14 +29,26 @@ def legend() -> str:
     """The scale of V."""
     ramp = "".join(f'<i class="v{i}"></i>' for i in range(STEPS))
     return (
-        f'<p class="scale">expects failure <span class="ramp">{ramp}</span> expects success'
+        f'<p class="scale"><span class="ends">expects failure <span class="ramp">{ramp}</span> '
+        "expects success</span>"
         '<span><span class="down">▼</span> greatest fall of V</span>'
         '<span><span class="up">▲</span> greatest rise</span></p>'
     )
 
 
-def story_html(story: Story, pieces: Pieces | None) -> str:
-    """One story: its prompt once, then its episodes, side by side if they are two."""
+def stories_html(stories: Sequence[Story], pieces: Pieces | None) -> str:
+    """Stories of two episodes take the page's width, those of one stand side by side."""
+    parts: list[str] = []
+    for story in stories:
+        single = len(story.episodes) == 1
+        if single and not (parts and parts[-1].startswith(_SINGLES)):
+            parts.append(_SINGLES)
+        told = _story(story, pieces)
+        parts = [*parts[:-1], parts[-1] + told] if single else [*parts, told]
+    return "".join(f"{part}</div>" if part.startswith(_SINGLES) else part for part in parts)
+
+
+def _story(story: Story, pieces: Pieces | None) -> str:
     seen = [(label, _view(trajectory, pieces)) for label, trajectory in story.episodes]
     task = seen[0][1].trajectory.task
     traces = "".join(_trace(label, one) for label, one in seen)
@@ -65,10 +79,12 @@ def _trace(label: str, seen: View) -> str:
     outcome = seen.trajectory.outcome
     style = "won" if outcome.success else "lost"
     sign = "✓" if outcome.success else "✗"
-    size = f"{plural(len(seen.trajectory.turns), 'turn')}, {plural(int(seen.trajectory.mask.sum()), 'token')} written"
+    turns, tokens = len(seen.trajectory.turns), int(seen.trajectory.mask.sum())
     return (
-        f'<article class="trace"><header><b>{esc(label)}</b><span class="{style}">{sign} {esc(outcome_words(outcome))}'
-        f"</span><small>{size}</small></header>{value_line(seen)}{_moments(seen)}"
+        f'<article class="trace"><header><b>{esc(label)}</b>'
+        f'<span class="{style}">{sign} {esc(outcome_words(outcome))}</span>'
+        f"<small>{plural(turns, 'turn')}, {plural(tokens, 'token')} written</small></header>"
+        f"{value_line(seen)}{_moments(seen)}"
         f'<div class="mono">{_talk(seen)}</div></article>'
     )
 
@@ -76,14 +92,15 @@ def _trace(label: str, seen: View) -> str:
 def _moments(seen: View) -> str:
     if not seen.series:
         return '<p class="moments">V was not computed for this attempt.</p>'
-    parts = [f"V at the start <b>{percent(seen.series[0][1])}</b>"]
-    for moment, sign, style in ((seen.rise, "▲", "up"), (seen.fall, "▼", "down")):
-        if moment is not None:
-            parts.append(
-                f'<span class="{style}">{sign}</span> {percent(moment.before)} → <b>{percent(moment.after)}</b> '
-                f"at {_quoted(moment)}, turn {moment.turn}"
-            )
-    parts.append(f"at the end <b>{percent(seen.series[-1][1])}</b>")
+    parts = [f"V began at <b>{percent(seen.series[0][1])}</b>"]
+    moved = [moment for moment in (seen.fall, seen.rise) if moment is not None]
+    for moment in sorted(moved, key=lambda moment: moment.position):
+        sign = '<span class="down">▼</span>' if moment.fell else '<span class="up">▲</span>'
+        parts.append(
+            f"{sign} {percent(moment.before)} → <b>{percent(moment.after)}</b> at {_quoted(moment)}, "
+            f"turn {moment.turn}"
+        )
+    parts.append(f"ended at <b>{percent(seen.series[-1][1])}</b>")
     return f'<p class="moments">{" · ".join(parts)}</p>'
 
 
@@ -99,11 +116,9 @@ def _prompt(seen: View) -> str:
             break
         text = esc(passage.text)
         if len(passage.text) > LONG_PROMPT:
-            start = esc(passage.text[:200])
-            text = (
-                f'{start}…<details class="more"><summary>the whole prompt, {len(passage.text):,} characters</summary>'
-                f"{text}</details>"
-            )
+            size = f"the whole prompt, {len(passage.text):,} characters"
+            whole = f'<details class="more"><summary>{size}</summary>{text}</details>'
+            text = f"{esc(passage.text[:200])}…{whole}"
         shown.append(f'<div class="prompt mono">{text}</div>')
     return "".join(shown)
 
@@ -130,7 +145,9 @@ def _talk(seen: View) -> str:
 def _fold(rows: list[str]) -> list[str]:
     if not rows:
         return []
-    return [f'<details class="rest"><summary>{plural(len(rows), "more turn")}</summary>{"".join(rows)}</details>']
+    return [
+        f'<details class="rest"><summary>{plural(len(rows), "more turn")}</summary>{"".join(rows)}</details>'
+    ]
 
 
 def _turn(seen: View, turn: int, passages: list[Passage], numbered: bool) -> str:
@@ -142,14 +159,15 @@ def _turn(seen: View, turn: int, passages: list[Passage], numbered: bool) -> str
         else:
             block = "\n" if "\n" in passage.text.strip() else " "
             parts.append(f'{block}<span class="said">→</span> <span class="seen">{inside}</span>')
-    return f'<div class="turn"><span class="n">{turn if numbered else ""}</span><span>{"".join(parts)}</span></div>'
+    number = turn if numbered else ""
+    return f'<div class="turn"><span class="n">{number}</span><span>{"".join(parts)}</span></div>'
 
 
 def _span(seen: View, span: Span) -> str:
     text = esc(span.text)
     if span.value is None:
         return text
-    style = f"v{shade(span.value)}"
+    style = f"v{shade(span.value)}{' end' if span.text == END else ''}"
     if seen.fall is not None and span.position == seen.fall.position:
         style += " fell"
     if seen.rise is not None and span.position == seen.rise.position:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import re
 
+EN_DASH = "\u2013"
+"""Between the ends of an interval, and for what is not known."""
+MINUS = "\u2212"
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -25,21 +28,21 @@ def visible(text: str) -> str:
 def percent(share: float | None) -> str:
     """0.914 -> "91%"; the ends keep a digit where rounding would claim a certainty: 0.998 -> "99.8%"."""
     if share is None or not math.isfinite(share):
-        return "–"
+        return EN_DASH
     scaled = 100 * share
     near_end = 99.5 <= scaled < 100 or 0 < scaled < 0.5
     return f"{min(scaled, 99.9):.1f}%" if near_end else f"{scaled:.0f}%"
 
 
 def interval(low: float, high: float) -> str:
-    """(0.871, 0.943) -> "87–94%"."""
-    return f"{percent(low).removesuffix('%')}–{percent(high)}"
+    """(0.871, 0.943) -> "87-94%", with an en dash."""
+    return f"{percent(low).removesuffix('%')}{EN_DASH}{percent(high)}"
 
 
 def points(change: float) -> str:
     """A difference of two shares in percentage points: 0.67 -> "+67"."""
     rounded = round(100 * change)
-    return f"+{rounded}" if rounded > 0 else f"−{-rounded}" if rounded < 0 else "±0"
+    return f"+{rounded}" if rounded > 0 else f"{MINUS}{-rounded}" if rounded < 0 else "±0"
 
 
 def count(number: float) -> str:
@@ -61,7 +64,7 @@ def short(number: float) -> str:
 def duration(seconds: float | None) -> str:
     """340 -> "5 min 40 s"; 8000 -> "2 h 13 min"."""
     if seconds is None or not math.isfinite(seconds):
-        return "–"
+        return EN_DASH
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -169,8 +169,7 @@ def _advance(
         return Outcome(earned, Ending.TERMINATED)
     if result.truncated or len(episode.turns) >= episode.max_turns or reply.finish == "context":
         return Outcome(earned, Ending.TRUNCATED)
-    closing = () if reply.finish == "stop" else (min(renderer.end_ids),)
-    fresh = [*closing, *renderer.observe(result.observation, result.role)]
+    fresh = renderer.observe(result.observation, result.role, ended=reply.finish == "stop")
     if len(episode.tokens) + len(fresh) >= engine.context:
         return Outcome(earned, Ending.TRUNCATED)
     episode.read(fresh)

@@ -71,7 +71,9 @@ class Writer:
             self.add(f"<|im_start|>{message.role}\n{message.content}<|im_end|>\n", False, value)
         self.add("<|im_start|>assistant\n", False, value)
 
-    def turn(self, reply: str, observation: str, value: float, answered: float, last: bool, reward: float) -> None:
+    def turn(
+        self, reply: str, observation: str, value: float, answered: float, last: bool, reward: float
+    ) -> None:
         start = len(self.tokens)
         self.add(f"{reply}<|im_end|>", True, value)
         self.turns.append(Turn(start, len(self.tokens), reply, observation, reward))
@@ -109,24 +111,38 @@ def play_maze(id: str, split: str, index: int, skill: float, step: int = -1, lim
         return abs(at[0] - goal[0]) + abs(at[1] - goal[1])
 
     def value(left: int) -> float:
-        return 1 / (1 + math.exp(-(1.5 + 3.2 * skill - 1.1 * far() * (1 - 0.75 * skill) - 22 / (left + 1) / 4)))
+        return 1 / (
+            1 + math.exp(-(1.5 + 3.2 * skill - 1.1 * far() * (1 - 0.75 * skill) - 22 / (left + 1) / 4))
+        )
 
-    prompt = Message("user", f"You are in a building you have not seen before. Reach {room}. Say where to go.")
+    prompt = Message(
+        "user", f"You are in a building you have not seen before. Reach {room}. Say where to go."
+    )
     task = Task("maze", split, index, (prompt,), {"goal": goal}, level=far())
     writer = Writer(rng)
     writer.prompt(task.messages, value(limit))
     ending, reward = Ending.TRUNCATED, 0.0
     for number in range(1, limit + 1):
-        better = [m for m, (dx, dy) in MOVES.items() if abs(at[0] + dx - goal[0]) + abs(at[1] + dy - goal[1]) < far()]
+        better = [
+            m
+            for m, (dx, dy) in MOVES.items()
+            if abs(at[0] + dx - goal[0]) + abs(at[1] + dy - goal[1]) < far()
+        ]
         move = str(rng.choice(better if rng.random() < skill else list(MOVES)))
         dx, dy = MOVES[move]
         inside = 0 <= at[0] + dx < 5 and 0 <= at[1] + dy < 5
         if inside:
             at = [at[0] + dx, at[1] + dy]
         arrived = far() == 0
-        seen = "You arrived." if arrived else f"{'The ' + ROOMS[(at[0] * 3 + at[1]) % 10] if inside else 'A wall'}."
+        seen = (
+            "You arrived."
+            if arrived
+            else f"{'The ' + ROOMS[(at[0] * 3 + at[1]) % 10] if inside else 'A wall'}."
+        )
         reward = 1.0 if arrived else 0.0
-        writer.turn(move, seen, value(limit - number), value(limit - number), arrived or number == limit, reward)
+        writer.turn(
+            move, seen, value(limit - number), value(limit - number), arrived or number == limit, reward
+        )
         if arrived:
             writer.values[-1] = 0.985
             ending = Ending.TERMINATED
@@ -185,7 +201,9 @@ RATES = {
 }
 
 
-def exam_line(step: int, job: str, split: str, success: float, known: float | None, tasks: int = 200) -> dict[str, object]:
+def exam_line(
+    step: int, job: str, split: str, success: float, known: float | None, tasks: int = 200
+) -> dict[str, object]:
     """A line of exams.jsonl with plausible calibration."""
     error = 1.96 * math.sqrt(max(success * (1 - success), 0.004) / tasks)
     value = None
@@ -199,7 +217,8 @@ def exam_line(step: int, job: str, split: str, success: float, known: float | No
             "brier": 0.25 - 0.19 * known,
             "explained_variance": 0.7 * known,
             "reliability": [
-                [b, float(np.clip(b + rng.normal(0, 0.05), 0, 1)), int(40 + 500 * abs(b - 0.5) ** 2)] for b in bins
+                [b, float(np.clip(b + rng.normal(0, 0.05), 0, 1)), int(40 + 500 * abs(b - 0.5) ** 2)]
+                for b in bins
             ],
         }
     return {
@@ -232,12 +251,11 @@ def learn_lines(jobs: Sequence[str], steps: int, values: bool) -> list[dict[str,
             low, high = RATES[job, "test"]
             share = 1 / (1 + math.exp(-(step / steps - 0.35 - 0.12 * number) * 11))
             rate = rng.binomial(128, low + (high - low) * share) / 128
-            line |= {f"{job}/success": rate, f"{job}/reward": rate}
-        if values:
+            line |= {f"{job}/success": rate, f"{job}/reward": rate, f"{job}/failed": 0.0}
             known = 1 - math.exp(-step / steps * 4)
-            for share, top in ((25, 0.78), (50, 0.89), (75, 0.96)):
-                line[f"value/auc_{share}"] = float(0.52 + (top - 0.52) * known + rng.normal(0, 0.012))
-            line["value/explained_variance"] = 0.6 * known
+            for share, top in ((25, 0.78), (50, 0.89), (75, 0.96)) if values else ():
+                auc = float(0.52 + (top - 0.52) * known + rng.normal(0, 0.02))
+                line[f"{job}/value/auc_{share}"] = None if rng.random() < 0.05 else auc
         line |= {"time/collect": 3.6, "time/update": 1.5, "time/value": 0.4, "policy/entropy": 0.9}
         lines.append(line)
     return lines
@@ -281,7 +299,8 @@ def write_run(
     }
     (folder / "config.json").write_text(json.dumps(config))
     lines: list[dict[str, object]] = [
-        {"kind": "school", "step": 10 * i, "loss": 3.1 / i, "seconds": 2.0 * i, "tokens": 40_000 * i} for i in (1, 2, 9)
+        {"kind": "school", "step": 10 * i, "loss": 3.1 / i, "seconds": 2.0 * i, "tokens": 40_000}
+        for i in (1, 2, 9)
     ]
     lines += learn_lines(jobs, steps, values)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

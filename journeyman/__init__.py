@@ -1,0 +1,53 @@
+"""Journeyman: a language model that knows how it is doing, and so learns on the job.
+
+    import journeyman as jm
+
+    for record in jm.learn(jm.recipes.demo(), "runs/demo"):
+        print(record)
+    print(jm.write_report("runs/demo"))
+"""
+
+from __future__ import annotations
+
+from journeyman import recipes
+from journeyman.api import exam, open_model, school
+from journeyman.config import LearnConfig
+from journeyman.errors import JourneymanError
+from journeyman.exam.exam import ExamConfig, ExamResult
+from journeyman.experience.store import Store
+from journeyman.jobs import resolve
+from journeyman.jobs.base import Env, Job
+from journeyman.learn.credit import CreditConfig
+from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.school import SchoolConfig
+from journeyman.loop import learn
+from journeyman.model.value import ValueConfig
+from journeyman.report import write_report
+from journeyman.types import Message, Outcome, StepResult, Task, Trajectory
+
+__all__ = [
+    "CreditConfig",
+    "Env",
+    "ExamConfig",
+    "ExamResult",
+    "Job",
+    "JourneymanError",
+    "LearnConfig",
+    "Message",
+    "Outcome",
+    "SchoolConfig",
+    "StepResult",
+    "Store",
+    "Task",
+    "Trajectory",
+    "UpdateConfig",
+    "ValueConfig",
+    "exam",
+    "learn",
+    "open_model",
+    "recipes",
+    "resolve",
+    "school",
+    "write_report",
+]
+__version__ = "0.1.0"

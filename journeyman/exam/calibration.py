@@ -1,0 +1,56 @@
+"""How well, and how early, a value function knew what would become of an episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+
+from journeyman.exam.stats import auc, brier, explained_variance, reliability
+from journeyman.types import Ending, Trajectory
+
+
+class ValueReport(TypedDict):
+    """AUC for success by share of the episode read; the rest at half of it. None where undefined."""
+
+    auc_25: float | None
+    auc_50: float | None
+    auc_75: float | None
+    brier: float
+    explained_variance: float | None
+    reliability: list[tuple[float, float, int]]
+
+
+def value_at(trajectory: Trajectory, fraction: float) -> float:
+    """V after reading this share of the sampled tokens (the ceil-th of them); at 0, before the first.
+
+    NaN where nothing was sampled or no value was computed.
+    """
+    actions = trajectory.actions
+    if not len(actions):
+        return math.nan
+    taken = math.ceil(fraction * len(actions))
+    position = int(actions[0]) - 1 if taken == 0 else int(actions[taken - 1])
+    return float(trajectory.values[position])
+
+
+def early_knowledge(trajectories: Sequence[Trajectory]) -> ValueReport | None:
+    """What V knew of these episodes' outcomes; None where it was not asked. Failed episodes do not count."""
+    known = [
+        t for t in trajectories if t.outcome.ending is not Ending.FAILED and not math.isnan(value_at(t, 0.5))
+    ]
+    if not known:
+        return None
+    success = np.array([t.outcome.success for t in known])
+    rewards = [t.outcome.reward for t in known]
+    at = {share: [value_at(t, share / 100) for t in known] for share in (25, 50, 75)}
+    return ValueReport(
+        auc_25=auc(at[25], success),
+        auc_50=auc(at[50], success),
+        auc_75=auc(at[75], success),
+        brier=brier(at[50], success.astype(float)),
+        explained_variance=explained_variance(at[50], rewards),
+        reliability=reliability(at[50], success.astype(float)),
+    )

@@ -1,0 +1,67 @@
+"""Trajectories to rows and back: canonical JSON for what people read, little-endian columns for what is long."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn
+
+COLUMNS = (("tokens", "<i4"), ("mask", "|b1"), ("logprobs", "<f4"), ("values", "<f4"))
+
+
+def encode(t: Trajectory) -> tuple[str, bytes, str]:
+    """The record as canonical JSON, the columns as bytes, and the sha256 of both."""
+    record = {
+        "id": t.id,
+        "task": {**asdict(t.task), "data": dict(t.task.data)},
+        "group": t.group,
+        "step": t.step,
+        "policy_version": t.policy_version,
+        "temperature": t.temperature,
+        "turns": [asdict(turn) for turn in t.turns],
+        "outcome": asdict(t.outcome),
+        "length": len(t),
+    }
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    columns = b"".join(np.ascontiguousarray(getattr(t, name), kind).tobytes() for name, kind in COLUMNS)
+    return text, columns, digest(text, columns)
+
+
+def digest(record: str, columns: bytes) -> str:
+    """sha256 of a row's content."""
+    return hashlib.sha256(record.encode() + b"\0" + columns).hexdigest()
+
+
+def link(before: str, content: str) -> str:
+    """The next value of the hash chain."""
+    return hashlib.sha256(f"{before}{content}".encode()).hexdigest()
+
+
+def decode(text: str, columns: bytes) -> Trajectory:
+    """The trajectory that :func:`encode` was given."""
+    record: dict[str, Any] = json.loads(text)
+    task = record["task"]
+    outcome = record["outcome"]
+    arrays: dict[str, Any] = {}
+    start = 0
+    for name, kind in COLUMNS:
+        dtype = np.dtype(kind)
+        stop = start + record["length"] * dtype.itemsize
+        arrays[name] = np.frombuffer(columns[start:stop], dtype).astype(dtype.newbyteorder("="), copy=True)
+        start = stop
+    return Trajectory(
+        id=record["id"],
+        task=Task(**{**task, "messages": tuple(Message(**m) for m in task["messages"])}),
+        group=record["group"],
+        step=record["step"],
+        policy_version=record["policy_version"],
+        temperature=record["temperature"],
+        turns=tuple(Turn(**turn) for turn in record["turns"]),
+        outcome=Outcome(**{**outcome, "ending": Ending(outcome["ending"])}),
+        **arrays,
+    )

@@ -1,0 +1,66 @@
+"""Recipes: functions that return complete configurations. Copy one and change it."""
+
+from __future__ import annotations
+
+from journeyman.config import LearnConfig
+from journeyman.exam.exam import ExamConfig
+from journeyman.learn.credit import CreditConfig
+from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.losses.policy import PolicyLossConfig
+from journeyman.learn.optimizer import OptimizerConfig
+from journeyman.learn.school import SchoolConfig
+from journeyman.model.value import ValueConfig
+
+
+def demo(seed: int = 0) -> LearnConfig:
+    """`make demo`: a 0.2M-parameter model learns to look things up (hops) and to find its way (maze).
+
+    Schooling ends when the model knows how replies look and seldom succeeds; all the rest is trial and error.
+    """
+    return LearnConfig(
+        jobs=("hops", "maze,size=5"),
+        model="tiny,width=64,layers=3",
+        steps=60,
+        tasks=16,
+        repeats=8,
+        seed=seed,
+        school=SchoolConfig(demonstrations=1000, updates=900),
+        credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.9),
+        value=ValueConfig(placement="twin", target="bernoulli"),
+        update=UpdateConfig(
+            policy=OptimizerConfig(learning_rate=1e-3),
+            critic=OptimizerConfig(learning_rate=2e-3),
+            policy_epochs=2,
+        ),
+        value_warmup=4,
+        replay=1,
+        exam=ExamConfig(tasks=200),
+        exam_every=10,
+        context=512,
+    )
+
+
+def demo_llm(seed: int = 0) -> LearnConfig:
+    """`make demo-llm`: SmolLM2-135M-Instruct learns to spell words backwards, on a laptop's processor."""
+    return LearnConfig(
+        jobs=("reasoning_gym:spell_backward",),
+        model="smollm2-135m",
+        steps=60,
+        tasks=16,
+        repeats=8,
+        seed=seed,
+        credit=CreditConfig(rule="gae", unit="token", lambda_policy=0.95),
+        value=ValueConfig(placement="head"),
+        update=UpdateConfig(
+            policy=OptimizerConfig(learning_rate=1e-5),
+            critic=OptimizerConfig(learning_rate=1e-3),
+            loss=PolicyLossConfig(),
+            minibatches=2,
+            precision="bfloat16",
+            token_budget=4096,
+        ),
+        exam=ExamConfig(tasks=200),
+        checkpoint_every=20,
+        slots=64,
+        context=512,
+    )
