@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -90,10 +91,9 @@ class Exam:
         from journeyman.api import exam
         from journeyman.report.terminal import exam_table
 
-        results = [r.as_dict() for r in exam(self.model, self.job, self.exam)]
+        results = [result.as_dict() for result in exam(self.model, self.job, self.exam)]
         if self.json:
-            for result in results:
-                print(json.dumps(result))
+            print_lines(results)
         else:
             Console().print(exam_table(results))
 
@@ -102,7 +102,7 @@ class Exam:
 class Jobs:
     """List the jobs with their splits, or check one: `journeyman jobs validate maze`."""
 
-    words: Positional[tuple[str, ...]] = ()
+    words: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Nothing, or `validate JOB [JOB...]`."""
     tasks: int = 1000
     """Tasks of each split that validate checks."""
@@ -110,17 +110,21 @@ class Jobs:
     """Print as JSON lines."""
 
     def __call__(self) -> None:
-        from journeyman.report.jobs import list_jobs, validate_jobs
+        from journeyman.report.tables import job_rows, jobs_table, validation_rows, validation_table
 
         if not self.words:
-            list_jobs(self.json)
-        elif self.words[0] == "validate" and len(self.words) > 1:
-            if not validate_jobs(self.words[1:], self.tasks, self.json):
-                sys.exit(1)
-        elif self.words[0] == "validate":
-            raise UsageError("no job to validate", fix="name one: journeyman jobs validate maze")
-        else:
+            rows = job_rows()
+            print_lines(rows) if self.json else Console().print(jobs_table(rows))
+            return
+        if self.words[0] != "validate":
             raise UnknownName("word after `jobs`", self.words[0], ["validate"])
+        if len(self.words) == 1:
+            raise UsageError("no job to validate", fix="name one: journeyman jobs validate maze")
+        for name in self.words[1:]:
+            rows = validation_rows(name, self.tasks)
+            print_lines(rows) if self.json else Console().print(validation_table(name, rows))
+            if any(row["problems"] for row in rows):
+                sys.exit(1)
 
 
 @dataclass(frozen=True)
@@ -153,8 +157,7 @@ class Show:
         read_config(self.run)
         if self.json:
             for name in ("metrics", "exams"):
-                for record in read_lines(self.run / f"{name}.jsonl")[-1:]:
-                    print(json.dumps(record))
+                print_lines(read_lines(self.run / f"{name}.jsonl")[-1:])
         else:
             Console().print(render_summary(self.run))
 
@@ -180,10 +183,11 @@ class Trace:
 
     def __call__(self) -> None:
         from journeyman.report.terminal import show_traces
+        from journeyman.run import read_config
 
-        show_traces(
-            self.run, id=self.id, job=self.job, split=self.split, outcome=self.outcome, count=self.count, as_json=self.json
-        )
+        read_config(self.run)
+        wanted = {"id": self.id, "job": self.job, "split": self.split, "outcome": self.outcome}
+        show_traces(self.run, **wanted, count=self.count, as_json=self.json)
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,12 @@ class Demo:
         config = recipes.demo_llm(self.seed) if self.model == "smollm2-135m" else recipes.demo(self.seed)
         follow(learn(config, self.run), config, self.run, self.json)
         finish(self.run, self.json)
+
+
+def print_lines(records: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines on standard output, for scripts."""
+    for record in records:
+        print(json.dumps(record))
 
 
 def finish(folder: Path, as_json: bool) -> None:

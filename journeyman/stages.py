@@ -50,6 +50,9 @@ class Learning:
     started: float
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
     """Usable episodes of the last `replay` steps, oldest first."""
+    collect_seconds: float = 0.0
+    """Spent on the episodes of the present step."""
+    step_started: float = 0.0
 
 
 def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
@@ -108,6 +111,7 @@ def go_to_school(s: Learning) -> Iterator[Record]:
 def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
     """Play this step's episodes. Each is scored by V and on disk soon after it ends; in the order asked."""
     config = s.config
+    s.step_started = time.monotonic()
     orders = attempts(
         practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step
     )
@@ -120,6 +124,7 @@ def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
             s.store.add(scored)
             episodes += scored
             fresh_ones = []
+    s.collect_seconds = time.monotonic() - s.step_started
     return sorted(episodes, key=lambda t: t.id)
 
 
@@ -189,7 +194,11 @@ def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Re
     s.progress.tokens += sum(len(t) for t in episodes)
     s.progress.seconds = time.monotonic() - s.started
     counts = {k: getattr(s.progress, k) for k in ("step", "seconds", "trajectories", "tokens")}
-    record = {"kind": "learn", **counts, "policy/version": s.learner.version, **metrics}
+    spent = {
+        "time/collect": s.collect_seconds,
+        "time/update": time.monotonic() - s.step_started - s.collect_seconds,
+    }
+    record = {"kind": "learn", **counts, **spent, "policy/version": s.learner.version, **metrics}
     s.run.log("metrics", record)
     return record
 

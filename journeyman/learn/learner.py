@@ -51,7 +51,8 @@ class UpdateConfig:
     minibatches: int = 4
     """Updates in one pass."""
     normalize: bool = True
-    """Divide advantages by their root mean square over the step."""
+    """Shift advantages to mean 0 over the step's sampled tokens and scale them to variance 1. Without the shift,
+    failures that are longer than successes push down more tokens than successes push up, and entropy explodes."""
     token_budget: int = 16384
     """Padded tokens in one micro-batch: bounds memory, changes no result."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -242,8 +243,11 @@ class Learner:
 
 def _normalized(trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray]) -> list[FloatArray]:
     sampled = np.concatenate([a[t.mask] for a, t in zip(advantages, trajectories, strict=True)])
-    scale = float(np.sqrt(np.mean(sampled**2))) if len(sampled) else 0.0
-    return [a / max(scale, 1e-6) for a in advantages]
+    scale = max(float(sampled.std()), 1e-6)
+    return [
+        np.where(t.mask, (a - sampled.mean()) / scale, 0.0).astype(np.float32)
+        for a, t in zip(advantages, trajectories, strict=True)
+    ]
 
 
 Schedule = Callable[[float], float]

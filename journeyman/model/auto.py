@@ -13,14 +13,16 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
 from journeyman.errors import CheckpointError
 from journeyman.model.decoder import Attend, Decoder, DecoderConfig, Trunk
+
+if TYPE_CHECKING:  # its models take a second to import, which is for those to wait who need them
+    from transformers import PreTrainedModel
 
 NAME = "journeyman"
 """Under this name our attention is registered with `transformers`."""
@@ -64,9 +66,6 @@ def _attention(
     return _ATTEND.get()(int(module.layer_idx), q, k, v), None
 
 
-AttentionInterface.register(NAME, _attention)
-
-
 class AutoTrunk(Trunk):
     """The body of a `transformers` model in the place of our layers."""
 
@@ -74,7 +73,11 @@ class AutoTrunk(Trunk):
         nn.Module.__init__(self)
         self.config = config
         self.body = body
-        self.embed_tokens = cast(Any, body).get_input_embeddings()
+
+    @property
+    def embed_tokens(self) -> nn.Embedding:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The body's own, under our name and not registered twice."""
+        return cast(Any, self.body).get_input_embeddings()
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Final hidden states [..., D] of tokens [...] at their positions [...]."""
@@ -130,6 +133,8 @@ def load_auto(folder: Path, dtype: torch.dtype) -> AutoDecoder:
     Raises:
         CheckpointError: tensors are missing or misshapen, or the architecture cannot be run this way.
     """
+    from transformers import AutoModelForCausalLM
+
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
@@ -175,10 +180,13 @@ def wrap(whole: PreTrainedModel) -> AutoDecoder:
 
 def _compared(whole: PreTrainedModel, length: int = 7) -> tuple[AutoDecoder, float]:
     """The decoder, and by how much its logits differ from `transformers`' own, relative to the largest."""
+    from transformers import AttentionInterface
+
     vocabulary = int(cast(Any, whole.config.get_text_config()).vocab_size)
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(vocabulary, (2, length), generator=generator).to(whole.device)
     theirs: Tensor = whole(input_ids=tokens_BT, use_cache=False).logits
+    AttentionInterface.register(NAME, _attention)
     whole.set_attn_implementation(NAME)
     layers: dict[int, _Layer] = {}
     tokens = _ATTEND.set(lambda layer, q, k, v: q), _LAYERS.set(layers)

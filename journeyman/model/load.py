@@ -7,6 +7,7 @@ in plain `transformers`; the value function rides along in the subfolder `value/
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -21,11 +22,9 @@ from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     AutoTokenizer,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from journeyman.errors import CheckpointError, JourneymanError, UnknownName
 from journeyman.model.auto import AutoDecoder, load_auto
@@ -38,6 +37,14 @@ from journeyman.model.weights import fill, read_weights
 SMOLLM2 = "smollm2-135m"
 KNOWN = (SMOLLM2, "tiny")
 """Names that need no folder and no network, for suggestions."""
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""What `transformers` calls each family's model."""
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "value/*")
 
@@ -241,14 +248,14 @@ def _write(folder: Path, model: Decoder, tokenizer: Any, value: ValueFunction | 
     else:
         config: Any = model.config.to_hf()
         config.dtype = next(model.parameters()).dtype
-        config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
+        config.architectures = [ARCHITECTURES[model.config.family]]
         if not model.config.hf:  # made by us: the family's defaults mean nothing here
             for name, index in special.items():
                 setattr(config, name, index)
         config.save_pretrained(folder)
         state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    GenerationConfig(**special).save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(special, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
     if value is not None:
         value.save(folder / "value")

@@ -6,7 +6,6 @@ scales to its width; `F` below is such a frame with its two scales.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from journeyman.report.curves import Curve
 from journeyman.report.palette import shade
 from journeyman.report.run import Comparison, Exam, Knowledge
 from journeyman.report.trace import Moment, View
-from journeyman.report.words import count, interval, percent, short
+from journeyman.report.words import count, esc, interval, percent, short
 
 T = TypeVar("T")
 
@@ -91,7 +90,7 @@ def early_chart(before: Exam | None, after: Exam) -> str:
         x = f.x(at)
         if old:
             body.append(_whisker(x - 18, f.y(old[1]), f.y(old[2]), "ghost"))
-            body.append(_dot(x - 18, f.y(old[0]), 4.5, "ghost", f"before learning: {_bounded(old)}"))
+            body.append(_dot(x - 18, f.y(old[0]), 4.5, "ghost", f"before practice: {_bounded(old)}"))
         if new:
             body.append(_whisker(x, f.y(new[1]), f.y(new[2]), "mark"))
             body.append(_dot(x, f.y(new[0]), 6, "mark", f"now: {_bounded(new)}"))
@@ -193,7 +192,7 @@ def time_bar(spent: Sequence[tuple[str, float]]) -> str:
     for i, (name, seconds) in enumerate(spent):
         width = 720 * seconds / total
         box = f'x="{x:.1f}" y="0" width="{max(width - 1.5, 0.5):.1f}" height="18" rx="2"'
-        note = f"{html.escape(name)}: {seconds:.0f} s"
+        note = f"{esc(name)}: {seconds:.0f} s"
         body.append(f'<rect class="part{min(i, 5)}" {box}><title>{note}</title></rect>')
         x += width
     return _svg(F(width=720, height=18), body, "Where the time went")
@@ -245,17 +244,17 @@ def _axes(
 
 def _svg(f: F, body: Sequence[str], label: str) -> str:
     return (
-        f'<svg viewBox="0 0 {f.width:g} {f.height:g}" role="img" aria-label="{html.escape(label)}">'
+        f'<svg viewBox="0 0 {f.width:g} {f.height:g}" role="img" aria-label="{esc(label)}">'
         f"{''.join(body)}</svg>"
     )
 
 
 def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{esc(text)}</text>'
 
 
 def _dot(x: float, y: float, radius: float, style: str, note: str) -> str:
-    title = f"<title>{html.escape(note)}</title>"
+    title = f"<title>{esc(note)}</title>"
     return f'<circle class="{style}" cx="{x}" cy="{y}" r="{radius:.1f}">{title}</circle>'
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import importlib.metadata
 import os
 import platform
@@ -10,9 +9,8 @@ from typing import Any, cast
 
 from journeyman.report import charts
 from journeyman.report.run import Comparison, Exam, Run, flatten, number
-from journeyman.report.words import EN_DASH, count, duration, interval, percent, plural, points
+from journeyman.report.words import EN_DASH, count, duration, esc, interval, percent, plural, points
 
-esc = html.escape
 PACKAGES = ("journeyman", "torch", "transformers", "numpy")
 TAGS = {
     "practised": ("", "tasks that were practised"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +14,7 @@ from journeyman.report.run import Comparison, Run, count_parameters, model_folde
 from journeyman.report.stories import read_candidates, tell
 from journeyman.report.trace import Pieces, known_values
 from journeyman.report.traces_html import legend, stories_html
-from journeyman.report.words import count, duration, interval, listed, percent, plural
-
-esc = html.escape
+from journeyman.report.words import count, duration, esc, interval, listed, percent, plural
 
 
 def write_report(run_folder: Path, pieces: Pieces | None = None) -> Path:
@@ -113,7 +110,8 @@ def _changes(compared: Sequence[Comparison]) -> str:
 def _model(run: Run) -> str:
     folder = model_folder(run.folder)
     parameters = count_parameters(folder) if folder else None
-    return f"a language model of {count(parameters)} parameters" if parameters else "a language model"
+    size = f" of {count(parameters)} parameters" if parameters else ""
+    return f"a language model{size}{', schooled a little on demonstrations first,' if run.school else ''}"
 
 
 def _opening(run: Run, title: str) -> str:
@@ -143,7 +141,7 @@ def _card(run: Run, comparison: Comparison) -> str:
         "generalization": f"of {tasks} beyond what it practised (split {comparison.split})",
         "practised": f"of {tasks} it practised; there was no held-out exam",
     }[comparison.kind]
-    figures = [("was", "before learning", comparison.before), ("now", "after", comparison.after)]
+    figures = [("was", "before practice", comparison.before), ("now", "after", comparison.after)]
     shown = [
         f'<div class="{style}"><b>{percent(exam.success)}</b><small>{esc(label)}<br>'
         f"{interval(exam.low, exam.high)}</small></div>"
@@ -214,14 +212,18 @@ def _knowledge(run: Run) -> str:
     for job, first, last in known:
         assert last.knowledge is not None
         early = charts.early_chart(first, last)
+        if last.knowledge.auc == (None, None, None):
+            alike = "All attempts of the exams ended alike, so there was nothing to tell apart."
+            early = f'<p class="empty">{alike}</p>'
         calibration = charts.reliability_chart(last.knowledge, job)
         name = esc(job)
         where = (
             f"exam on {esc(last.split)} after {plural(last.step, 'step')}, {plural(last.episodes, 'attempt')}"
         )
         rows.append(
-            f"<figure><h3>{name}: how early</h3>{early}<figcaption>V ranks success above failure: {where}."
-            + (' <i class="key ring"></i>before learning.' if first else "")
+            f"<figure><h3>{name}: how early</h3>{early}<figcaption>V ranks success above failure: {where}. "
+            "Bars: 95% intervals."
+            + (' <i class="key ring"></i>before practice.' if first else "")
             + f"</figcaption></figure><figure><h3>{name}: does it mean what it says?</h3>{calibration}"
             "<figcaption>On the dashed line, of the attempts given 70% at half-way just 70% succeed. Larger "
             f"dots: more attempts.{_error(last.knowledge.brier)}</figcaption></figure>"
@@ -273,13 +275,15 @@ def _traces(run: Run, pieces: Pieces | None) -> str:
         return f'{head}<p class="empty">The attempts cannot be read: {esc(error.mistake)}.</p></section>'
     if not stories:
         return f'{head}<p class="empty">No attempts have been recorded yet.</p></section>'
-    bold = "Bold is what the model wrote, the rest is what it was shown."
-    if not any(known_values(episode) for story in stories for _, episode in story.episodes):
-        intro = f"<p>{bold} V was not computed for these attempts, so the text is not coloured.</p>"
+    episodes = [episode for story in stories for _, episode in story.episodes]
+    several = any(len(episode.turns) > 1 for episode in episodes)
+    bold = " Bold is what the model wrote, the rest is what it was shown." if several else ""
+    if not any(known_values(episode) for episode in episodes):
+        intro = f"<p>V was not computed for these attempts, so the text is not coloured.{bold}</p>"
     else:
         how = "Each token" if pieces is not None else "Each turn"
         intro = (
             f"<p>{how} is coloured by V after reading it: what the model expected of the attempt at that "
-            f"moment. {bold}</p>{legend()}"
+            f"moment.{bold}</p>{legend()}"
         )
     return f"{head}{intro}{stories_html(stories, pieces)}</section>"

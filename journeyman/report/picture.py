@@ -18,7 +18,6 @@ from journeyman.report.palette import BEAD, LIGHT
 from journeyman.report.run import Run, read_run
 from journeyman.report.stories import exam_step, read_candidates, tell
 from journeyman.report.trace import END, Pieces, Span, View, turns_worth_reading, view
-from journeyman.report.traces_html import outcome_words
 from journeyman.report.words import percent, short
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def _curves(axes: Axes, run: Run) -> None:
             axes.plot([x], [exam.success], "o", color=colour, markersize=6.5, markeredgecolor=PAPER)
         last = exams[-1].success if exams else curve.smooth[-1].mean if curve.smooth else 0.0
         before = f"{percent(exams[0].success)} → " if len(exams) > 1 else ""
-        ends.append((last, f"{job}\n{before}{percent(last)}", colour))
+        ends.append((last, f"{_short_name(job)}\n{before}{percent(last)}", colour))
     for y, (_, label, colour) in zip(_apart([last for last, _, _ in ends], 0.15), ends, strict=True):
         axes.text(end * 1.04, y, label, color=colour, va="center", fontsize=10, fontweight="bold")
     axes.set_xlim(-0.02 * end, end * 1.02)
@@ -119,10 +118,16 @@ def _curves(axes: Axes, run: Run) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     ticks = [tick for tick in axes.get_xticks() if 0 <= tick <= end]
     axes.set_xticks(ticks, [short(tick) for tick in ticks])
-    axes.set_xlabel("attempts", color=SOFT, fontsize=10)
+    axes.set_xlabel("attempts", color=SOFT, fontsize=10, loc="left")
     _title(axes, "It learns: share of attempts that solve the task")
     note = "line: practice, dots: exams on new tasks"
-    axes.text(0.99, 0.03, note, transform=axes.transAxes, ha="right", color=SOFT, fontsize=8.5)
+    axes.text(1.0, -0.135, note, transform=axes.transAxes, ha="right", color=SOFT, fontsize=8.5)
+
+
+def _short_name(job: str) -> str:
+    """A job without where it comes from and its options: "gymnasium:Taxi-v3,size=5" -> "Taxi-v3"."""
+    name = job.split(",")[0].split(":")[-1]
+    return name if len(name) <= 14 else name[:13] + "…"
 
 
 def _strip(figure: Figure, label: str, seen: View) -> None:
@@ -140,23 +145,26 @@ def _strip(figure: Figure, label: str, seen: View) -> None:
     line.set_ylim(-0.08, 1.08)
     line.set_yticks([0, 1], ["0%", "100%"])
     line.set_xticks([])
-    _title(line, f"It knows: V along one attempt ({outcome_words(seen.trajectory.outcome)})")
+    _title(line, f"It knows: V along an attempt at {_short_name(seen.trajectory.task.job)}")
     text = figure.add_axes((STRIP[0], 0.09, STRIP[1], 0.54))
     text.set_axis_off()
     _write(text, seen)
-    note = f"{seen.trajectory.task.job}, {label}"
+    verdict = "solved" if seen.trajectory.outcome.success else "not solved"
+    note = f"{verdict}, {label.removesuffix(' of practice')}"
     figure.text(0.985, 0.035, note, ha="right", color=SOFT, fontsize=8.5)
     figure.text(0.565, 0.035, "expects failure", color=SOFT, fontsize=8.5)
-    ramp = figure.add_axes((0.641, 0.034, 0.1, 0.026))
+    ramp = figure.add_axes((0.641, 0.034, 0.06, 0.026))
     ramp.set_axis_off()
     ramp.imshow([[LIGHT.rgb(i / 40) for i in range(41)]], aspect="auto")
-    figure.text(0.747, 0.035, "expects success", color=SOFT, fontsize=8.5)
+    figure.text(0.707, 0.035, "expects success", color=SOFT, fontsize=8.5)
 
 
 def _write(axes: Axes, seen: View) -> None:
     """The text in cells of one character, with V behind each."""
+    from matplotlib.font_manager import findfont, get_font
     from matplotlib.patches import Rectangle
 
+    font = get_font(findfont("DejaVu Sans Mono"))
     cells, columns, rows = _layout(seen)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
@@ -166,11 +174,11 @@ def _write(axes: Axes, seen: View) -> None:
         if span.value is not None:
             colour = LIGHT.hex(span.value)
             axes.add_patch(Rectangle((column, row + 0.05), len(span.text), 0.9, color=colour, linewidth=0))
-        text = span.text if span.text.isprintable() else " " * len(span.text)
+        drawable = (character if font.get_char_index(ord(character)) else "\ufffd" for character in span.text)
         axes.text(
             column,
             row + 0.71,
-            text,
+            "".join(drawable),
             parse_math=False,
             family="DejaVu Sans Mono",
             fontsize=72 * WIDTH * STRIP[1] / columns / ADVANCE,
@@ -218,7 +226,7 @@ def _flow(cells: list[Cell], row: int, column: int, span: Span, bold: bool, colu
         if i:
             row, column = row + 1, 0
         while line:
-            if column >= columns:
+            if column >= columns or (column and columns - column < len(line) <= columns):
                 row, column = row + 1, 0
             here, line = line[: columns - column], line[columns - column :]
             cells.append((row, column, replace(span, text=here), bold))

@@ -207,7 +207,7 @@ class Run:
         return (chosen[0] if len(chosen) > 1 else None), chosen[-1]
 
     def time_spent(self) -> list[tuple[str, float]]:
-        """(what, seconds) from the logged "time/..." figures, schooling and exams, longest first."""
+        """(what, seconds): the logged "time/..." figures, schooling, exams and the rest, longest first."""
         spent: dict[str, float] = {}
         for line in self.learn:
             for key in line:
@@ -217,6 +217,9 @@ class Run:
         spent.setdefault("school", _last(self.school, "seconds"))
         if not any(name.startswith("exam") for name in spent):
             spent["exams"] = sum(exam.seconds for exam in self.exams)
+        rest = self.seconds - sum(spent.values())
+        if rest > 0.01 * self.seconds:
+            spent["the rest"] = rest
         return sorted(((name, s) for name, s in spent.items() if s > 0), key=lambda item: -item[1])
 
 
@@ -309,6 +312,8 @@ def count_parameters(folder: Path) -> int | None:
         try:
             with path.open("rb") as file:
                 size = int.from_bytes(file.read(8), "little")
+                if size > path.stat().st_size:
+                    return None
                 header: dict[str, Any] = json.loads(file.read(size))
             total += sum(
                 math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"

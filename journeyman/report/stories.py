@@ -12,7 +12,7 @@ from journeyman.errors import UnknownName, UsageError
 from journeyman.experience.store import Store
 from journeyman.report.run import Run
 from journeyman.report.trace import known_values
-from journeyman.report.words import percent
+from journeyman.report.words import percent, plural
 from journeyman.types import Ending, Trajectory
 
 RECENT = 400
@@ -145,7 +145,7 @@ def _label(trajectory: Trajectory) -> str:
     step = exam_step(trajectory)
     if step is None:
         return f"in practice, step {trajectory.step}"
-    return "before learning" if step == 0 else f"after {step} steps of learning"
+    return "before practice" if step == 0 else f"after {plural(step, 'step')} of practice"
 
 
 def _values(trajectory: Trajectory) -> list[float]:
@@ -175,7 +175,7 @@ def _before_and_after(job: str, episodes: list[Trajectory]) -> Story | None:
     return Story(
         job,
         "The same task, before and after",
-        f"One task{unseen}, attempted by the model before learning and by the model after it.",
+        f"One task{unseen}, attempted by the model before practice and by the model after it.",
         tuple((_label(episode), episode) for episode in best[1:]),
     )
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from journeyman.report.charts import value_line
 from journeyman.report.palette import STEPS, shade
 from journeyman.report.stories import Story
 from journeyman.report.trace import END, Moment, Passage, Pieces, Span, View, turns_worth_reading, view
-from journeyman.report.words import percent, plural, visible
+from journeyman.report.words import esc, percent, plural, visible
 from journeyman.types import Ending, Outcome, Trajectory
 
 LONG_PROMPT = 700
 """Characters beyond which a prompt is folded."""
 
-esc = html.escape
 _SINGLES = '<div class="pair">'
 _ENDINGS = {
     Ending.TERMINATED: "",
@@ -54,7 +52,7 @@ def _story(story: Story, pieces: Pieces | None) -> str:
     traces = "".join(_trace(label, one) for label, one in seen)
     return (
         f'<div class="story"><h3>{esc(story.job)}: {esc(story.title)}</h3><p>{esc(story.why)} '
-        f"<small>Task <code>{esc(visible(task.id))}</code></small></p>{_prompt(seen[0][1])}"
+        f"<small>Task <code>{esc(task.id)}</code></small></p>{_prompt(seen[0][1])}"
         f'<div class="{"pair" if len(seen) == 2 else ""}">{traces}</div></div>'
     )
 
@@ -97,8 +95,8 @@ def _moments(seen: View) -> str:
     for moment in sorted(moved, key=lambda moment: moment.position):
         sign = '<span class="down">▼</span>' if moment.fell else '<span class="up">▲</span>'
         parts.append(
-            f"{sign} {percent(moment.before)} → <b>{percent(moment.after)}</b> at {_quoted(moment)}, "
-            f"turn {moment.turn}"
+            f"{sign} {percent(moment.before)} → <b>{percent(moment.after)}</b> at {_quoted(moment)}"
+            + (f", turn {moment.turn}" if len(seen.trajectory.turns) > 1 else "")
         )
     parts.append(f"ended at <b>{percent(seen.series[-1][1])}</b>")
     return f'<p class="moments">{" · ".join(parts)}</p>'
@@ -159,8 +157,9 @@ def _turn(seen: View, turn: int, passages: list[Passage], numbered: bool) -> str
         else:
             block = "\n" if "\n" in passage.text.strip() else " "
             parts.append(f'{block}<span class="said">→</span> <span class="seen">{inside}</span>')
-    number = turn if numbered else ""
-    return f'<div class="turn"><span class="n">{number}</span><span>{"".join(parts)}</span></div>'
+    if not numbered:
+        return f'<div class="turn solo">{"".join(parts)}</div>'
+    return f'<div class="turn"><span class="n">{turn}</span><span>{"".join(parts)}</span></div>'
 
 
 def _span(seen: View, span: Span) -> str:

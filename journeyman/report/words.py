@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 
@@ -25,12 +26,17 @@ def visible(text: str) -> str:
     return _CONTROL.sub(shown, text.replace("\r\n", "\n"))
 
 
+def esc(text: str) -> str:
+    """Text as it may stand in HTML, between tags and in quoted attributes."""
+    return html.escape(visible(text))
+
+
 def percent(share: float | None) -> str:
     """0.914 -> "91%"; the ends keep a digit where rounding would claim a certainty: 0.998 -> "99.8%"."""
     if share is None or not math.isfinite(share):
         return EN_DASH
     scaled = 100 * share
-    near_end = 99.5 <= scaled < 100 or 0 < scaled < 0.5
+    near_end = 99.5 <= scaled < 100 or 0.05 <= scaled < 0.5
     return f"{min(scaled, 99.9):.1f}%" if near_end else f"{scaled:.0f}%"
 
 

@@ -35,9 +35,19 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "smollm2": {"model_type": "llama", "tie_word_embeddings": True, "rms_norm_eps": 1e-5},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": False},
     "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "qwen2-window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen2-window": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+    },
     "qwen3": {"model_type": "qwen3", "head_dim": 20, "tie_word_embeddings": True},
-    "qwen3-bias": {"model_type": "qwen3", "head_dim": 6, "attention_bias": True, "tie_word_embeddings": False},
+    "qwen3-bias": {
+        "model_type": "qwen3",
+        "head_dim": 6,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
     "mistral": {"model_type": "mistral", "sliding_window": None, "tie_word_embeddings": False},
     "mistral-window": {"model_type": "mistral", "sliding_window": 5, "head_dim": 10},
 }
@@ -74,7 +84,9 @@ def randomized(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def random_tokens(model: PreTrainedModel, rows: int, length: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def greedy(model: Decoder, prompt: list[int], count: int) -> list[int]:

@@ -15,12 +15,13 @@ TEXTS = [
     "I_TURN_LEFT I_JUMP I_WALK 12 + 34 = 46; where does Ada's sister work?",
 ] * 4
 
-CHATML = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
-You are a helpful assistant<|im_end|>
-' }}{% endif %}{{'<|im_start|>' + message['role'] + '
-' + message['content'] + '<|im_end|>' + '
-'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
-' }}{% endif %}"""
+CHATML = r"""{% for message in messages %}
+{%- if loop.first and messages[0]['role'] != 'system' -%}
+{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}
+{%- endif -%}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 LLAMA3 = r"""{{- bos_token }}
 {%- if messages[0]['role'] == 'system' %}
@@ -71,7 +72,8 @@ QWEN3 = r"""{%- if messages[0].role == 'system' %}
             {%- set content = content.split('</think>')[-1].lstrip('\n') %}
         {%- endif %}
         {%- if loop.index0 > ns.last_query and (loop.last or thought) %}
-            {{- '<|im_start|>assistant\n<think>\n' + thought.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+            {{- '<|im_start|>assistant\n<think>\n' + thought.strip('\n') + '\n</think>\n\n' }}
+            {{- content.lstrip('\n') }}
         {%- else %}
             {{- '<|im_start|>assistant\n' + content }}
         {%- endif %}
@@ -115,17 +117,26 @@ MISTRAL = r"""{%- if messages[0]['role'] == 'system' %}
     {%- endif %}
 {%- endfor %}"""
 
-GEMMA = r"""{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '
-' + message['content'] | trim + '<end_of_turn>
-' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model
-'}}{% endif %}"""
+GEMMA = r"""{{ bos_token }}
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for message in messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate') }}
+    {%- endif %}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] %}
+    {{- '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"""
 
-PHI3 = r"""{% for message in messages %}{{'<|' + message['role'] + '|>' + '
-' + message['content'] + '<|end|>
-'}}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>
-' }}{% else %}{{ eos_token }}{% endif %}"""
+PHI3 = r"""{% for message in messages %}
+{{- '<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"""
 
-COUNTING = "{% for m in messages %}<|im_start|>{{ m.role }} {{ messages|length }}\n{{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant\n"
+COUNTING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} {{ messages|length }}\n{{ m.content }}<|im_end|>"
+    "{% endfor %}<|im_start|>assistant\n"
+)
 BARE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 BROKEN = "{% for m in messages %}{{ m.nothing.at.all }}{% endfor %}"
 

@@ -92,7 +92,9 @@ def same_greedy_text(folder: Path, decoder: Decoder, tokenizer: PreTrainedTokeni
     theirs = AutoTokenizer.from_pretrained(folder)
     renderer = Renderer(tokenizer)
     question = [{"role": "user", "content": "turn left twice and jump"}]
-    prompt = theirs.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    prompt = theirs.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")[
+        "input_ids"
+    ]
     assert prompt[0].tolist() == renderer.open([Message("user", "turn left twice and jump")])
     text = theirs.decode(model.generate(prompt, max_new_tokens=20, do_sample=False)[0, prompt.shape[1] :])
     ours = greedy(decoder, prompt[0].tolist(), 20)
@@ -124,9 +126,15 @@ def test_the_type_is_kept_and_can_be_chosen(
 
 
 def test_all_end_tokens_are_told_to_transformers(tmp_path: Path) -> None:
-    tokenizer = tokenizer_with("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-                               "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    save(tmp_path / "model", Decoder(DecoderConfig.tiny(len(tokenizer), width=16, layers=1, heads=2)), tokenizer)
+    tokenizer = tokenizer_with(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    save(
+        tmp_path / "model",
+        Decoder(DecoderConfig.tiny(len(tokenizer), width=16, layers=1, heads=2)),
+        tokenizer,
+    )
     generation = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == sorted(Renderer(tokenizer).end_ids)
     assert len(generation["eos_token_id"]) == 2
@@ -140,7 +148,9 @@ def test_several_files_with_an_index(tmp_path: Path, tokenizer: PreTrainedTokeni
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     tokenizer.save_pretrained(tmp_path)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    assert torch.equal(load(tmp_path).model.state_dict()["model.norm.weight"], model.state_dict()["model.norm.weight"])
+    assert torch.equal(
+        load(tmp_path).model.state_dict()["model.norm.weight"], model.state_dict()["model.norm.weight"]
+    )
     next(iter(sorted(tmp_path.glob("model-*.safetensors")))).unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         load(tmp_path)
@@ -161,7 +171,9 @@ def test_a_body_without_head_and_computed_leftovers(folder: Path, tiny: Decoder)
 
 def test_a_head_that_is_not_tied_after_all(folder: Path, tiny: Decoder) -> None:
     state = dict(tiny.state_dict())
-    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
+    save_file(
+        {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, folder / "model.safetensors"
+    )
     assert load(folder).model.lm_head is None
     head = torch.randn_like(state["model.embed_tokens.weight"])
     save_file({**state, "lm_head.weight": head}, folder / "model.safetensors")
@@ -198,7 +210,10 @@ def edit_config(**changes: object) -> Callable[[Path], None]:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
     "config cut": (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
-    "config of something else": (lambda f: (f / "config.json").write_text('{"job": "scan"}'), "cannot be read"),
+    "config of something else": (
+        lambda f: (f / "config.json").write_text('{"job": "scan"}'),
+        "cannot be read",
+    ),
     "unknown family": (edit_config(model_type="martian"), "cannot be read"),
     "quantized": (edit_config(quantization_config={"quant_method": "gptq", "bits": 4}), "is quantized"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no weights"),
@@ -240,7 +255,7 @@ def test_a_tokenizer_larger_than_the_model(folder: Path) -> None:
 
 
 def test_folders_that_are_something_else(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="did you mean .*model"):
+    with pytest.raises(CheckpointError, match=r"did you mean .*model"):
         load(folder.parent)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -328,7 +343,9 @@ def test_killed_between_the_renames_the_old_one_is_found(
     assert os.listdir(folder.parent) == ["model"]
 
 
-def test_a_half_written_draft_is_nothing(folder: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_half_written_draft_is_nothing(
+    folder: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast
+) -> None:
     shutil.copytree(folder, folder.with_name(".model.draft"))
     (folder.with_name(".model.draft") / "junk").write_text("")
     save(folder, tiny, tokenizer)

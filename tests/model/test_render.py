@@ -18,7 +18,9 @@ APPENDED_IS_WHOLE = [name for name in ALL if name != "qwen3-no-thinking"]
 SHOWN_AS_USER = {"chatml", "mistral", "gemma", "phi3", "plain"}
 """Templates that do not name the role `tool`."""
 
-_RENDERERS = {name: Renderer(tokenizer_with(template), options=options) for name, (template, options) in ALL.items()}
+_RENDERERS = {
+    name: Renderer(tokenizer_with(template), options=options) for name, (template, options) in ALL.items()
+}
 """One for each template; they keep no state but their caches."""
 
 
@@ -35,7 +37,8 @@ def renderer(name: str) -> Renderer:
 def whole(renderer: Renderer, messages: list[Message], shown_as_user: bool = False) -> list[int]:
     """The conversation rendered and tokenized at once, by `transformers` alone."""
     plain = [
-        {"role": "user" if shown_as_user and m.role == "tool" else m.role, "content": m.content} for m in messages
+        {"role": "user" if shown_as_user and m.role == "tool" else m.role, "content": m.content}
+        for m in messages
     ]
     ids = renderer.tokenizer.apply_chat_template(plain, add_generation_prompt=True, **renderer.options)
     return list(ids["input_ids"])
@@ -43,7 +46,9 @@ def whole(renderer: Renderer, messages: list[Message], shown_as_user: bool = Fal
 
 contents = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
-    st.sampled_from(["turn left twice", "12 + 34 =", "a\n\nb", " x ", "", "\n", 'say "yes" & <b>', "ü 日本", "room 4\n"]),
+    st.sampled_from(
+        ["turn left twice", "12 + 34 =", "a\n\nb", " x ", "", "\n", 'say "yes" & <b>', "ü 日本", "room 4\n"]
+    ),
 )
 replies = contents.map(str.strip)
 """A template may trim a reply, and a tokenizer may join its first space with what is before it."""
@@ -66,7 +71,9 @@ def test_appended_equals_rendered_at_once(name: str, first: str, turns: list[tup
 @pytest.mark.parametrize("name", ALL)
 @given(first=contents, turns=st.lists(st.tuples(replies, contents, roles), max_size=2), last=replies)
 @settings(max_examples=25, deadline=None)
-def test_the_mask_is_on_the_replies(name: str, first: str, turns: list[tuple[str, str, Role]], last: str) -> None:
+def test_the_mask_is_on_the_replies(
+    name: str, first: str, turns: list[tuple[str, str, Role]], last: str
+) -> None:
     renderer = _RENDERERS[name]
     messages = [Message("user", first)]
     tokens, mask = renderer.open(messages), []
@@ -123,14 +130,12 @@ def test_the_simple_template_as_tokens() -> None:
     def tokens(ids: list[int]) -> list[str]:
         return renderer.tokenizer.convert_ids_to_tokens(ids)
 
-    assert tokens(renderer.open([Message("system", "jump"), Message("user", "turn")])) == [
-        *("<|system|>", "jump", "<|end|>", "<|user|>", "turn", "<|end|>", "<|assistant|>"),
-    ]
-    assert tokens(renderer.reply_ids("walk")) == ["walk", "<|end|>"]
-    assert tokens(renderer.observe("left")) == ["<|tool|>", "left", "<|end|>", "<|assistant|>"]
-    assert tokens(renderer.observe("left", "user", ended=False)) == [
-        *("<|end|>", "<|user|>", "left", "<|end|>", "<|assistant|>"),
-    ]
+    prompt = tokens(renderer.open([Message("system", "turn"), Message("user", "I_TURN_LEFT")]))
+    assert prompt == ["<|system|>", "turn", "<|end|>", "<|user|>", "I_TURN_LEFT", "<|end|>", "<|assistant|>"]
+    assert tokens(renderer.reply_ids("turn")) == ["turn", "<|end|>"]
+    assert tokens(renderer.observe("turn")) == ["<|tool|>", "turn", "<|end|>", "<|assistant|>"]
+    cut = tokens(renderer.observe("turn", "user", ended=False))
+    assert cut == ["<|end|>", "<|user|>", "turn", "<|end|>", "<|assistant|>"]
     assert renderer.end_ids == {renderer.end_id}
 
 
@@ -151,7 +156,12 @@ def test_thoughts_of_earlier_turns_stay_as_they_were_sampled() -> None:
     renderer = _RENDERERS["qwen3"]
     thought = "<think>\nleft\n</think>\n\nturn"
     tokens = renderer.conversation(
-        [Message("user", "go"), Message("assistant", thought), Message("user", "on"), Message("assistant", "jump")]
+        [
+            Message("user", "go"),
+            Message("assistant", thought),
+            Message("user", "on"),
+            Message("assistant", "jump"),
+        ]
     ).tokens
     assert "<think>\nleft\n</think>\n\nturn<|im_end|>\n<|im_start|>user\non" in text(renderer, tokens)
 
@@ -164,7 +174,9 @@ def test_options_reach_the_template() -> None:
 
 
 def test_tool_results_in_the_template_s_own_words() -> None:
-    assert "<tool_response>\n4\n</tool_response>" in text(_RENDERERS["qwen3"], _RENDERERS["qwen3"].observe("4"))
+    assert "<tool_response>\n4\n</tool_response>" in text(
+        _RENDERERS["qwen3"], _RENDERERS["qwen3"].observe("4")
+    )
     assert 'ipython<|end_header_id|>\n\n"a\\n4"<|eot_id|>' in text(
         _RENDERERS["llama3"], _RENDERERS["llama3"].observe("a\n4")
     )

@@ -14,7 +14,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from journeyman.errors import UsageError
 from journeyman.model.tokenizer import END, PAD, SMALLEST, SPECIAL, train_tokenizer
 
-WORDS = "walk run jump look turn left right twice thrice and after I_TURN_LEFT lookup_name".split()
+WORDS = [
+    "walk",
+    "run",
+    "jump",
+    "look",
+    "turn",
+    "left",
+    "right",
+    "twice",
+    "thrice",
+    "and",
+    "after",
+    "I_TURN_LEFT",
+    "lookup_name",
+]
 
 
 def commands() -> list[str]:
@@ -69,7 +83,14 @@ def test_it_is_the_same_after_saving(
     if model_type:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     again = AutoTokenizer.from_pretrained(tmp_path)
-    for text in ["walk and  jump 123", " é日本\n\n x", "<|user|>hi<|end|>", "I_TURN_LEFT don't", "   ", "\t\t- 4"]:
+    for text in [
+        "walk and  jump 123",
+        " é日本\n\n x",
+        "<|user|>hi<|end|>",
+        "I_TURN_LEFT don't",
+        "   ",
+        "\t\t- 4",
+    ]:
         assert again.encode(text) == tokenizer.encode(text)
         assert again.decode(again.encode(text)) == text
     chat = [{"role": "user", "content": "jump"}]
