@@ -48,9 +48,7 @@ PACKAGES = ("journeyman", "torch", "transformers", "numpy")
 class Results:
     """What one run of one script measured; :meth:`write` merges it into the file."""
 
-    def __init__(
-        self, name: str, *, seeds: Sequence[int] = (), quick: bool = False, folder: Path = FOLDER
-    ) -> None:
+    def __init__(self, name: str, *, seeds: Sequence[int] = (), quick: bool = False, folder: Path = FOLDER) -> None:
         """
         Args:
             name: of the script, and of the file.
@@ -124,9 +122,7 @@ class Results:
             if name in self._samples:
                 earlier = old.get("samples", {}).get(name, {})
                 shared |= {name} if earlier.keys() - self._samples[name].keys() else set()
-                samples[name] = dict(
-                    sorted({**earlier, **self._samples[name]}.items(), key=lambda s: int(s[0]))
-                )
+                samples[name] = dict(sorted({**earlier, **self._samples[name]}.items(), key=lambda s: int(s[0])))
                 figures[name] = _from_samples(name, samples[name], figure["unit"], self._bounds[name])
         run = {**provenance(self.seeds), "figures": sorted(self._figures)}
         replaced = self._figures.keys() - shared
@@ -145,9 +141,7 @@ class Results:
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options every script has; add its own. `--quick` must finish in about a minute."""
-    options = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="a small version, to see that it works")
     options.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run for each (default: 0)")
     return options
@@ -229,9 +223,7 @@ def _figure(name: str, value: float, low: float | None, high: float | None, unit
     return {"value": float(value), **ends, "unit": unit}
 
 
-def _from_samples(
-    name: str, samples: Mapping[str, float], unit: str, bounds: tuple[float, float]
-) -> dict[str, Any]:
+def _from_samples(name: str, samples: Mapping[str, float], unit: str, bounds: tuple[float, float]) -> dict[str, Any]:
     values = list(samples.values())
     for value in values:
         if not bounds[0] <= value <= bounds[1]:

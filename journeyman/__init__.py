@@ -1,10 +1,10 @@
 """Journeyman: a language model that knows how it is doing, and so learns on the job.
 
-    import journeyman as jm
+import journeyman as jm
 
-    for record in jm.learn(jm.recipes.demo(), "runs/demo"):
-        print(record)
-    print(jm.write_report("runs/demo"))
+for record in jm.learn(jm.recipes.demo(), "runs/demo"):
+    print(record)
+print(jm.write_report("runs/demo"))
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -54,7 +54,8 @@ def school(
     else:
         lessons = demonstrations(jobs, config.demonstrations, seed, renderer)
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
-    for step, metrics in enumerate(lessons_learned(learner, lessons, config, seed=seed)):
+    updates = config.updates_for(from_scratch=True)
+    for step, metrics in enumerate(lessons_learned(learner, lessons, config, updates, seed=seed)):
         yield {"kind": "school", "step": step, "seconds": time.monotonic() - started, **metrics}
     save(out, loaded.model, loaded.tokenizer)
 
@@ -69,10 +70,8 @@ def exam(
     engine = NativeEngine(loaded.model, slots=slots, context=context)
     examined = resolve(job)
     for split in splits_of(examined, config.splits):
-        part = ExamConfig(**{**asdict(config), "splits": (split,)})
-        results, _ = examine(
-            engine, Renderer(loaded.tokenizer), learner.score, {job: examined}, part, step=0
-        )
+        part = replace(config, splits=(split,))
+        results, _ = examine(engine, Renderer(loaded.tokenizer), learner.score, {job: examined}, part, step=0)
         yield from results
 
 

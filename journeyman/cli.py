@@ -15,10 +15,10 @@ import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional
 
+from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
-from journeyman.config import LearnConfig
 from journeyman.progress import default_folder, follow, follow_school
 
 console = Console(stderr=True)
@@ -71,7 +71,7 @@ class School:
         from journeyman.api import school
 
         records = school(self.job, self.out, self.model, self.school, self.seed)
-        follow_school(records, self.school.updates, self.json)
+        follow_school(records, self.school.updates_for(from_scratch=True), self.json)
         console.print(f"the checkpoint is in {self.out}")
 
 
@@ -186,8 +186,15 @@ class Trace:
         from journeyman.run import read_config
 
         read_config(self.run)
-        wanted = {"id": self.id, "job": self.job, "split": self.split, "outcome": self.outcome}
-        show_traces(self.run, **wanted, count=self.count, as_json=self.json)
+        show_traces(
+            self.run,
+            id=self.id,
+            job=self.job,
+            split=self.split,
+            outcome=self.outcome,
+            count=self.count,
+            as_json=self.json,
+        )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class LearnConfig:
     """Episodes of each task in one step: its group."""
     seed: int = 0
     """Fixes everything random."""
-    school: SchoolConfig = field(default_factory=lambda: SchoolConfig(demonstrations=0, updates=0))
+    school: SchoolConfig = field(default_factory=SchoolConfig)
     """What to imitate before learning by trial and error."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are played."""
@@ -59,7 +59,13 @@ class LearnConfig:
     def __post_init__(self) -> None:
         if not self.jobs:
             raise UsageError("no job to learn", fix="name one: journeyman learn maze")
-        for name, least in (("tasks", 1), ("repeats", 1), ("steps", 0), ("checkpoint_every", 1), ("replay", 0)):
+        for name, least in (
+            ("tasks", 1),
+            ("repeats", 1),
+            ("steps", 0),
+            ("checkpoint_every", 1),
+            ("replay", 0),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
@@ -69,6 +75,11 @@ class LearnConfig:
     def uses_value(self) -> bool:
         """Whether the credit rule needs a value function."""
         return self.credit.rule not in CRITIC_FREE
+
+    @property
+    def school_updates(self) -> int:
+        """Updates of schooling before trial and error."""
+        return self.school.updates_for(from_scratch=self.model.split(",")[0] == "tiny")
 
     @property
     def warmup(self) -> int:

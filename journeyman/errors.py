@@ -1,12 +1,12 @@
 """Every error a user can meet. Each message shows the mistake, the reason and the fix.
 
-    JourneymanError
-    ├── UsageError          the command or the configuration is wrong
-    │   └── UnknownName     a job, model, split or run nobody knows; carries the nearest names
-    ├── JobError            a job breaks its contract (validate() says where)
-    ├── CheckpointError     a folder that is no checkpoint, or a damaged one
-    ├── StoreError          the experience store cannot keep or give back what was asked
-    └── RunError            a run folder is locked, foreign or damaged
+JourneymanError
+├── UsageError          the command or the configuration is wrong
+│   └── UnknownName     a job, model, split or run nobody knows; carries the nearest names
+├── JobError            a job breaks its contract (validate() says where)
+├── CheckpointError     a folder that is no checkpoint, or a damaged one
+├── StoreError          the experience store cannot keep or give back what was asked
+└── RunError            a run folder is locked, foreign or damaged
 """
 
 from __future__ import annotations

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from journeyman.config import LearnConfig
 from journeyman.stages import Record
@@ -29,7 +36,7 @@ def follow(records: Iterable[Record], config: LearnConfig, folder: Path, as_json
         return
     console.print(f"run [bold]{folder}[/]: learning {', '.join(config.jobs)} with {config.model}", highlight=False)
     with _bar() as bar:
-        schooling = bar.add_task("school", total=config.school.updates, visible=False, note="")
+        schooling = bar.add_task("school", total=config.school_updates, visible=False, note="")
         learning = bar.add_task("learn", total=config.steps, visible=False, note="")
         for record in records:
             if record["kind"] == "school":

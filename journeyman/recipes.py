@@ -18,24 +18,26 @@ def demo(seed: int = 0) -> LearnConfig:
     Schooling ends when the model knows how replies look and seldom succeeds; all the rest is trial and error.
     """
     return LearnConfig(
-        jobs=("hops", "maze,size=5"),
+        jobs=("hops", "maze,size=4"),
         model="tiny,width=64,layers=3",
-        steps=60,
+        steps=45,
         tasks=16,
         repeats=8,
         seed=seed,
-        school=SchoolConfig(demonstrations=1000, updates=900),
-        credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.9),
+        school=SchoolConfig(demonstrations=800, updates=900),
+        credit=CreditConfig(rule="gae", unit="turn", gamma=0.95, lambda_policy=0.95),
         value=ValueConfig(placement="twin", target="bernoulli"),
         update=UpdateConfig(
             policy=OptimizerConfig(learning_rate=1e-3),
             critic=OptimizerConfig(learning_rate=2e-3),
+            loss=PolicyLossConfig(entropy=0.001),
             policy_epochs=2,
+            minibatches=8,
         ),
-        value_warmup=4,
+        value_warmup=3,
         replay=1,
         exam=ExamConfig(tasks=200),
-        exam_every=10,
+        exam_every=15,
         context=512,
     )
 

@@ -1,13 +1,13 @@
 """A run is a folder: everything needed to continue it, to understand it, and to use what it made.
 
-    config.json          what was asked for
-    run.lock             held by the one process that works on it
-    experience.sqlite    every episode, as it was recorded
-    metrics.jsonl        one JSON object per step (docs/metrics.md)
-    exams.jsonl          one JSON object per exam, job and split
-    checkpoints/         step-000010/: a Hugging Face checkpoint, value/, trainer.pt, state.json
-    model/               the final Hugging Face checkpoint with its value function
-    report.html
+config.json          what was asked for
+run.lock             held by the one process that works on it
+experience.sqlite    every episode, as it was recorded
+metrics.jsonl        one JSON object per step (docs/metrics.md)
+exams.jsonl          one JSON object per exam, job and split
+checkpoints/         step-000010/: a Hugging Face checkpoint, value/, trainer.pt, state.json
+model/               the final Hugging Face checkpoint with its value function
+report.html
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "run.lock").open("a+")
         except OSError as error:
-            raise RunError(f"cannot write the run folder {path}", reason=str(error), fix="choose another with --run")
+            raise RunError(
+                f"cannot write the run folder {path}", reason=str(error), fix="choose another with --run"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -146,7 +148,7 @@ class RunFolder:
         """Write a checkpoint that is whole or absent, then drop the oldest beyond :data:`KEEP`.
 
         Args:
-            write_model: called with the folder to put the Hugging Face checkpoint and the value function into.
+            write_model: called with the folder that the model and its value function go into.
             trainer: optimizer state and the like, for `torch.save`.
         """
         folder = self.path / "checkpoints" / f"step-{progress.step:06d}"
@@ -160,12 +162,12 @@ class RunFolder:
             files = {str(f.relative_to(draft)): _digest(f) for f in sorted(draft.rglob("*")) if f.is_file()}
             state = {"progress": vars(progress), "files": files}
             write_atomically(draft / "state.json", json.dumps(state, indent=2))
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint {folder}",
                 reason=str(error),
-                fix="free some disk and give the same command again: the run continues from its last checkpoint",
+                fix="free some disk and give the same command again: it continues from the last checkpoint",
             ) from error
         os.replace(draft, folder)
         for old in self.checkpoints()[:-KEEP]:
@@ -211,7 +213,9 @@ def read_config(path: Path) -> dict[str, Any]:
         return json.loads((path / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} is no run folder", reason=f"no readable config.json ({error})", fix="give the folder that learn made"
+            f"{path} is no run folder",
+            reason=f"no readable config.json ({error})",
+            fix="give the folder that learn made",
         ) from error
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from journeyman.config import LearnConfig
 from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
-from journeyman.config import LearnConfig
 from journeyman.exam.calibration import value_at
 from journeyman.exam.exam import ExamConfig, examine, splits_of
 from journeyman.exam.stats import auc, explained_variance
@@ -62,7 +62,8 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
     jobs = {name: resolve(name) for name in config.jobs}
     for job in jobs.values():
         splits_of(job, config.exam.splits)
-    for checkpoint, progress, trainer in run.restore():
+    for checkpoint, restored, trainer in run.restore():
+        progress = restored
         loaded = load(str(checkpoint))
         learner = Learner(loaded.model, loaded.value if config.uses_value else None, config.update)
         learner.load_state_dict(trainer["learner"])
@@ -96,9 +97,10 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
 def go_to_school(s: Learning) -> Iterator[Record]:
     """Imitate the jobs' experts; what the model knows then is the reference of later KLs."""
     config = s.config.school
-    if config.demonstrations and config.updates:
+    updates = s.config.school_updates
+    if config.demonstrations and updates:
         lessons = demonstrations(list(s.jobs.values()), config.demonstrations, s.config.seed, s.renderer)
-        for number, metrics in enumerate(school(s.learner, lessons, config, seed=s.config.seed)):
+        for number, metrics in enumerate(school(s.learner, lessons, config, updates, seed=s.config.seed)):
             record = {"kind": "school", "step": number, "seconds": time.monotonic() - s.started, **metrics}
             s.run.log("metrics", record)
             yield record
@@ -112,9 +114,7 @@ def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
     """Play this step's episodes. Each is scored by V and on disk soon after it ends; in the order asked."""
     config = s.config
     s.step_started = time.monotonic()
-    orders = attempts(
-        practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step
-    )
+    orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
     episodes: list[Trajectory] = []
     fresh_ones: list[Trajectory] = []
     for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout):

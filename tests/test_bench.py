@@ -37,9 +37,7 @@ def test_a_run_is_written_whole(tmp_path: Path) -> None:
     results.detail("curve", [[0, 0.1]])
     content = json.loads(results.write().read_text())
     check_format(content)
-    assert content["figures"] == {
-        "kills_episodes_lost": {"value": 0, "low": 0, "high": 5.8, "unit": "episodes"}
-    }
+    assert content["figures"] == {"kills_episodes_lost": {"value": 0, "low": 0, "high": 5.8, "unit": "episodes"}}
     assert content["details"] == {"curve": [[0, 0.1]]}
     assert content["seeds"] == [0]
 

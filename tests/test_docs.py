@@ -30,9 +30,7 @@ def anchors(page: Path) -> set[str]:
     found: set[str] = set()
     for heading in re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        number = sum(
-            other == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", other) is not None for other in found
-        )
+        number = sum(other == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", other) is not None for other in found)
         found.add(f"{slug}-{number}" if number else slug)
     return found
 
@@ -89,12 +87,8 @@ def test_every_logged_metric_is_defined() -> None:
     logged = logged_metrics()
     assert logged, "the patterns find no metric at all"
     patterns = {name: re.sub(r"\{\w+\}", r"\\w+", name) for name in logged}
-    undefined = [
-        name for name, pattern in patterns.items() if not any(re.fullmatch(pattern, one) for one in defined)
-    ]
-    assert not undefined, (
-        f"define in docs/metrics.md (name, formula, unit, what is good): {sorted(undefined)}"
-    )
+    undefined = [name for name, pattern in patterns.items() if not any(re.fullmatch(pattern, one) for one in defined)]
+    assert not undefined, f"define in docs/metrics.md (name, formula, unit, what is good): {sorted(undefined)}"
 
 
 def declared() -> dict[str, str]:

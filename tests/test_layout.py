@@ -56,11 +56,7 @@ def imports(path: Path) -> set[tuple[str, int]]:
             names = [[*base, alias.name] if base == ["journeyman"] else base for alias in node.names]
         else:
             continue
-        found |= {
-            (name[1] if len(name) > 1 else "__init__", node.lineno)
-            for name in names
-            if name[0] == "journeyman"
-        }
+        found |= {(name[1] if len(name) > 1 else "__init__", node.lineno) for name in names if name[0] == "journeyman"}
     return found
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class _Sequence:
     slot: int = -1
     busy: bool = False
     reply_start: int = 0
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     waiting: tuple[int, ...] = ()
 
 
@@ -317,8 +317,10 @@ class NativeEngine(Engine):
             beyond = ordered.cumsum(-1) - ordered >= top_p[:, None]
             probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
         mass = probs.cumsum(-1, dtype=torch.float64 if probs.shape[-1] > 4096 else torch.float32)
-        return torch.searchsorted(mass, (draws * mass[:, -1])[:, None].to(mass.dtype), right=True).squeeze(-1).clamp_(
-            max=probs.shape[-1] - 1
+        return (
+            torch.searchsorted(mass, (draws * mass[:, -1])[:, None].to(mass.dtype), right=True)
+            .squeeze(-1)
+            .clamp_(max=probs.shape[-1] - 1)
         )
 
     def _sampling(self, slot: int) -> Sampling:
@@ -352,4 +354,3 @@ def uniform(seeds: npt.NDArray[np.uint64], positions: Ints) -> npt.NDArray[np.fl
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
     return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
-

@@ -38,9 +38,7 @@ def value_at(trajectory: Trajectory, fraction: float) -> float:
 
 def early_knowledge(trajectories: Sequence[Trajectory]) -> ValueReport | None:
     """What V knew of these episodes' outcomes; None where it was not asked. Failed episodes do not count."""
-    known = [
-        t for t in trajectories if t.outcome.ending is not Ending.FAILED and not math.isnan(value_at(t, 0.5))
-    ]
+    known = [t for t in trajectories if t.outcome.ending is not Ending.FAILED and not math.isnan(value_at(t, 0.5))]
     if not known:
         return None
     success = np.array([t.outcome.success for t in known])

@@ -76,9 +76,7 @@ def examine(
         A result per job and split, and all episodes, scored by the value function.
     """
     base = rollouts or RolloutConfig()
-    config_played = RolloutConfig(
-        config.temperature, 1.0, base.max_turns, base.max_reply_tokens, base.seconds_per_step
-    )
+    config_played = RolloutConfig(config.temperature, 1.0, base.max_turns, base.max_reply_tokens, base.seconds_per_step)
     results: list[ExamResult] = []
     episodes: list[Trajectory] = []
     for name, job in jobs.items():

@@ -63,7 +63,9 @@ def _wilson(share: float, n: int, level: float) -> Interval:
     return Interval(share, max(centre - reach, 0.0), min(centre + reach, 1.0), n)
 
 
-def paired_difference(a: Floats, b: Floats, clusters: Sequence[Hashable] | None = None, level: float = 0.95) -> Interval:
+def paired_difference(
+    a: Floats, b: Floats, clusters: Sequence[Hashable] | None = None, level: float = 0.95
+) -> Interval:
     """The mean of a - b on the same tasks, clustered: what is common to both cancels."""
     difference = np.asarray(a, float) - np.asarray(b, float)
     labels = list(range(len(difference))) if clusters is None else list(clusters)

@@ -45,8 +45,10 @@ def link(before: str, content: str) -> str:
 def decode(text: str, columns: bytes) -> Trajectory:
     """The trajectory that :func:`encode` was given."""
     record: dict[str, Any] = json.loads(text)
-    task = record["task"]
-    outcome = record["outcome"]
+    task: dict[str, Any] = record["task"]
+    task["messages"] = tuple(Message(**m) for m in task["messages"])
+    outcome: dict[str, Any] = record["outcome"]
+    outcome["ending"] = Ending(outcome["ending"])
     arrays: dict[str, Any] = {}
     start = 0
     for name, kind in COLUMNS:
@@ -56,12 +58,12 @@ def decode(text: str, columns: bytes) -> Trajectory:
         start = stop
     return Trajectory(
         id=record["id"],
-        task=Task(**{**task, "messages": tuple(Message(**m) for m in task["messages"])}),
+        task=Task(**task),
         group=record["group"],
         step=record["step"],
         policy_version=record["policy_version"],
         temperature=record["temperature"],
         turns=tuple(Turn(**turn) for turn in record["turns"]),
-        outcome=Outcome(**{**outcome, "ending": Ending(outcome["ending"])}),
+        outcome=Outcome(**outcome),
         **arrays,
     )

@@ -74,9 +74,7 @@ class Store:
                 self._attempt("write", lambda connection: self._add(connection, trajectories))
 
     def _add(self, connection: Connection, trajectories: Sequence[Trajectory]) -> None:
-        last = connection.execute(
-            text("SELECT number, chain FROM episodes ORDER BY number DESC LIMIT 1")
-        ).first()
+        last = connection.execute(text("SELECT number, chain FROM episodes ORDER BY number DESC LIMIT 1")).first()
         number, chain = (0, GENESIS) if last is None else (last[0], last[1])
         rows: list[dict[str, Any]] = []
         for t in trajectories:

@@ -1,9 +1,9 @@
 """Jobs by name: built in, adapted from other packages, or a user's own file.
 
-    maze                       maze,size=4,seed=1
-    reasoning_gym:spell_backward,max_word_len=6
-    gymnasium:FrozenLake-v1
-    my_job.py:MyJob
+maze                       maze,size=4,seed=1
+reasoning_gym:spell_backward,max_word_len=6
+gymnasium:FrozenLake-v1
+my_job.py:MyJob
 """
 
 from __future__ import annotations

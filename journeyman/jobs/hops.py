@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,20 +28,85 @@ from journeyman.jobs.base import Env, Job
 from journeyman.types import Message, StepResult, Task
 
 RELATIONS = ("boss", "friend", "sister", "brother", "mother", "father", "neighbor", "teacher")
-PLACES = ("Oslo", "Rome", "Paris", "Lima", "Cairo", "Delhi", "Kyoto", "Quito", "Milan", "Tunis", "Dakar", "Bern")
-NAMES = (
-    "Ada Bea Cal Dan Eve Fay Gus Hal Ida Jon Kim Leo Mia Ned Oda Pam Quin Ray Sue Tom "
-    "Una Val Wes Xia Yan Zoe Abe Bob Cleo Dora Emil Finn Gita Hans Iris Jack Kurt Lara Max Nora"
-).split()
-UNSEEN_NAMES = (
-    "Otto Pia Rex Saul Tess Uma Vera Will Yara Zane Alma Bram Cora Dirk Elsa Fritz Gwen Hugo Ines Jules"
-).split()
-HELD_OUT_PAIRS = frozenset(
-    (a, b)
-    for a in RELATIONS
-    for b in RELATIONS
-    if zlib.crc32(f"{a} of {b}".encode()) % 7 == 0
+PLACES = (
+    "Oslo",
+    "Rome",
+    "Paris",
+    "Lima",
+    "Cairo",
+    "Delhi",
+    "Kyoto",
+    "Quito",
+    "Milan",
+    "Tunis",
+    "Dakar",
+    "Bern",
 )
+NAMES = [
+    "Ada",
+    "Bea",
+    "Cal",
+    "Dan",
+    "Eve",
+    "Fay",
+    "Gus",
+    "Hal",
+    "Ida",
+    "Jon",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Ned",
+    "Oda",
+    "Pam",
+    "Quin",
+    "Ray",
+    "Sue",
+    "Tom",
+    "Una",
+    "Val",
+    "Wes",
+    "Xia",
+    "Yan",
+    "Zoe",
+    "Abe",
+    "Bob",
+    "Cleo",
+    "Dora",
+    "Emil",
+    "Finn",
+    "Gita",
+    "Hans",
+    "Iris",
+    "Jack",
+    "Kurt",
+    "Lara",
+    "Max",
+    "Nora",
+]
+UNSEEN_NAMES = [
+    "Otto",
+    "Pia",
+    "Rex",
+    "Saul",
+    "Tess",
+    "Uma",
+    "Vera",
+    "Will",
+    "Yara",
+    "Zane",
+    "Alma",
+    "Bram",
+    "Cora",
+    "Dirk",
+    "Elsa",
+    "Fritz",
+    "Gwen",
+    "Hugo",
+    "Ines",
+    "Jules",
+]
+HELD_OUT_PAIRS = frozenset((a, b) for a in RELATIONS for b in RELATIONS if zlib.crc32(f"{a} of {b}".encode()) % 7 == 0)
 """Pairs (outer, inner) of relations that never stand side by side in training."""
 
 _LOOKUP = re.compile(r"\s*lookup\(\s*(\w+)\s*,\s*(\w+)\s*\)\s*")
@@ -77,7 +143,7 @@ class Hops(Job):
         hops = int(rng.integers(low, high + 1))
         while True:  # seldom more than a few rounds: one pair in seven is held out
             relations = [RELATIONS[i] for i in rng.integers(0, len(RELATIONS), hops)]
-            held_out = any((b, a) in HELD_OUT_PAIRS for a, b in zip(relations, relations[1:], strict=False))
+            held_out = any((b, a) in HELD_OUT_PAIRS for a, b in pairwise(relations))
             if held_out == (split == "combos"):
                 break
         people = UNSEEN_NAMES if split == "names" else NAMES

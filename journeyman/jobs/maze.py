@@ -66,7 +66,11 @@ class Maze(Job):
             seed = self.seed + 1 + int(rng.integers(1 << 30))
             number = int(rng.integers(len(all_pairs(self.size, seed))))
         else:
-            first = {"train": 0, "valid": self.splits["train"], "test": self.splits["train"] + self.splits["valid"]}
+            first = {
+                "train": 0,
+                "valid": self.splits["train"],
+                "test": self.splits["train"] + self.splits["valid"],
+            }
             seed, number = self.seed, first[split] + index
         start, goal = all_pairs(self.size, seed)[number]
         opening = Message("user", f"{room_name(start)} to {room_name(goal)}")

@@ -166,9 +166,7 @@ class Scan(Job):
         if split not in self.splits:
             raise UnknownName(f"split of {self.name}", split, self.splits)
         if not 0 <= index < self.splits[split]:
-            raise UsageError(
-                f"{self.name}/{split}/{index}: no such task", fix=f"0 <= index < {self.splits[split]}"
-            )
+            raise UsageError(f"{self.name}/{split}/{index}: no such task", fix=f"0 <= index < {self.splits[split]}")
         command = _tables(self.split)[split][index]
         messages = (Message("user", command),)
         return Task(self.name, split, index, messages, {"command": command}, level=len(interpret(command)))

@@ -64,6 +64,8 @@ def _run(path: Path) -> ModuleType:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
         line = getattr(error, "lineno", None) or (frames[-1].lineno if frames else None)
         raise UsageError(
-            f"{path} does not run", reason=f"line {line}: {type(error).__name__}: {error}", fix="mend the file"
+            f"{path} does not run",
+            reason=f"line {line}: {type(error).__name__}: {error}",
+            fix="mend the file",
         ) from error
     return module

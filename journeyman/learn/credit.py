@@ -128,8 +128,8 @@ def _gae(
     bootstrap = bootstrap_truncated and t.outcome.ending in (Ending.TRUNCATED, Ending.STOPPED)
     # V after the last token still expects the last reward, which is known by now
     final = float(t.values[-1] - rewards[-1]) if bootstrap and len(rewards) else 0.0
-    following = np.append(values[1:], final)
-    errors = rewards + gamma * following - values
+    following = np.append(values[1:], np.float32(final)).astype(np.float32)
+    errors = (rewards + gamma * following - values).astype(np.float32)
     advantages = np.zeros_like(errors)
     running = 0.0
     for k in range(len(errors) - 1, -1, -1):

@@ -68,7 +68,12 @@ class Learner:
     """Owns the weights that learn. `version` counts policy updates as the engine sees them."""
 
     def __init__(
-        self, policy: Decoder, value: ValueFunction | None, config: UpdateConfig, *, keep_reference: bool = True
+        self,
+        policy: Decoder,
+        value: ValueFunction | None,
+        config: UpdateConfig,
+        *,
+        keep_reference: bool = True,
     ) -> None:
         self.policy, self.value, self.config = policy, value, config
         self.reference = copy.deepcopy(policy).requires_grad_(False) if keep_reference else None
@@ -119,7 +124,7 @@ class Learner:
             if not count:
                 continue
             for rows in micro_batches([len(t) for t in chosen], self.config.token_budget):
-                batch = collate([chosen[i] for i in rows], [advantages[part[i]] for i in rows])
+                batch = collate([chosen[i] for i in rows], [advantages[int(part[i])] for i in rows])
                 succeeded = torch.tensor([chosen[i].outcome.success for i in rows], dtype=torch.float32)
                 loss, metrics = self._policy_loss(batch, succeeded)
                 (loss / count).backward()
@@ -143,7 +148,7 @@ class Learner:
         for part in self._minibatches(len(trajectories), self.config.value_epochs, rng, minibatches):
             chosen = [trajectories[i] for i in part]
             batches = [
-                collate([chosen[i] for i in rows], returns=[targets[part[i]] for i in rows])
+                collate([chosen[i] for i in rows], returns=[targets[int(part[i])] for i in rows])
                 for rows in micro_batches([len(t) for t in chosen], self.config.token_budget)
             ]
             count = sum(int(b.known_BT.sum()) for b in batches)

@@ -15,6 +15,9 @@ from journeyman.learn.optimizer import Optimizer, OptimizerConfig
 from journeyman.model.render import Renderer
 from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
 
+FROM_SCRATCH = 300
+"""Updates that teach a tiny model the form of a job's replies, and seldom more."""
+
 
 @dataclass(frozen=True)
 class SchoolConfig:
@@ -22,19 +25,26 @@ class SchoolConfig:
 
     demonstrations: int = 200
     """Episodes shown by each job's expert, from the split `train`. 0: none."""
-    updates: int = 300
-    """Optimizer steps."""
+    updates: int | None = None
+    """Optimizer steps; when not given, 300 for a model from scratch and none for any other."""
     batch: int = 32
     """Demonstrations (or pieces of text) in one step."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-3, warmup=20))
     """Its learning rate falls linearly to 0."""
 
     def __post_init__(self) -> None:
-        for name in ("demonstrations", "updates"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"school: {name} must be at least 0, got {getattr(self, name)}")
+        if self.demonstrations < 0 or (self.updates or 0) < 0:
+            raise UsageError(
+                f"school: demonstrations and updates must be at least 0, got {self.demonstrations} and {self.updates}"
+            )
         if self.batch < 1:
             raise UsageError(f"school: batch must be at least 1, got {self.batch}")
+
+    def updates_for(self, *, from_scratch: bool) -> int:
+        """Optimizer steps for such a model."""
+        if self.updates is not None:
+            return self.updates
+        return FROM_SCRATCH if from_scratch else 0
 
 
 def demonstrate(job: Job, task: Task, renderer: Renderer) -> Trajectory:
@@ -106,23 +116,28 @@ def read_text(path: Path, renderer: Renderer, length: int) -> list[Trajectory]:
 
 
 def school(
-    learner: Learner, lessons: Sequence[Trajectory], config: SchoolConfig, *, seed: int
+    learner: Learner, lessons: Sequence[Trajectory], config: SchoolConfig, updates: int, *, seed: int
 ) -> Iterator[Metrics]:
     """Learn the lessons; yields each update's metrics. The learner's reference is what it knows afterwards."""
-    if not lessons or not config.updates:
+    if not lessons:
         return
     optimizer = Optimizer(config.optimizer, [learner.policy])
     rng = np.random.default_rng((seed, 78))
     order: list[int] = []
-    for update in range(config.updates):
+    for update in range(updates):
         while len(order) < config.batch:
             order += rng.permutation(len(lessons)).tolist()
         chosen, order = order[: config.batch], order[config.batch :]
-        yield learner.school([lessons[i] for i in chosen], optimizer, linear_decay(update / config.updates))
+        yield learner.school([lessons[i] for i in chosen], optimizer, linear_decay(update / updates))
 
 
 def _taught(
-    id: str, task: Task, tokens: Sequence[int], mask: Sequence[bool], turns: tuple[Turn, ...], outcome: Outcome
+    id: str,
+    task: Task,
+    tokens: Sequence[int],
+    mask: Sequence[bool],
+    turns: tuple[Turn, ...],
+    outcome: Outcome,
 ) -> Trajectory:
     length = len(tokens)
     return Trajectory(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,9 @@ class DecoderConfig:
     hf: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @staticmethod
-    def tiny(vocab_size: int, *, width: int = 128, layers: int = 4, heads: int = 4, positions: int = 1024) -> DecoderConfig:
+    def tiny(
+        vocab_size: int, *, width: int = 128, layers: int = 4, heads: int = 4, positions: int = 1024
+    ) -> DecoderConfig:
         """A model small enough to learn from scratch on two cores (0.9M parameters without embeddings)."""
         return DecoderConfig(
             vocab_size=vocab_size,
@@ -85,7 +87,8 @@ class DecoderConfig:
         c: Any = config
         if c.model_type not in FAMILIES:
             raise CheckpointError(
-                f"the decoder does not know the family {c.model_type!r}", reason=f"it computes {', '.join(FAMILIES)}"
+                f"the decoder does not know the family {c.model_type!r}",
+                reason=f"it computes {', '.join(FAMILIES)}",
             )
         rope = dict(c.rope_parameters)
         if rope.get("rope_type", "default") not in STATIC_ROPE:
@@ -118,24 +121,21 @@ class DecoderConfig:
     def to_hf(self) -> PretrainedConfig:
         """The Hugging Face configuration: the one it was read from, or a Llama one of the same shape."""
         if self.hf:
-            return cast(PretrainedConfig, AutoConfig.for_model(**dict(self.hf)))
-        return cast(
-            PretrainedConfig,
-            AutoConfig.for_model(
-                model_type="llama",
-                architectures=["LlamaForCausalLM"],
-                vocab_size=self.vocab_size,
-                hidden_size=self.hidden_size,
-                intermediate_size=self.intermediate_size,
-                num_hidden_layers=self.layers,
-                num_attention_heads=self.heads,
-                num_key_value_heads=self.kv_heads,
-                head_dim=self.head_width,
-                max_position_embeddings=self.max_positions,
-                rms_norm_eps=self.norm_eps,
-                rope_parameters=dict(self.rope),
-                tie_word_embeddings=self.tied,
-            ),
+            return AutoConfig.for_model(**dict(self.hf))
+        return AutoConfig.for_model(
+            model_type="llama",
+            architectures=["LlamaForCausalLM"],
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_width,
+            max_position_embeddings=self.max_positions,
+            rms_norm_eps=self.norm_eps,
+            rope_parameters=dict(self.rope),
+            tie_word_embeddings=self.tied,
         )
 
 

@@ -64,7 +64,11 @@ def fresh(spec: str, jobs: Sequence[Job]) -> LoadedModel:
     config = TinyConfig.parse(spec)
     tokenizer = train_tokenizer(itertools.chain.from_iterable(texts(job) for job in jobs), config.vocab)
     decoder = DecoderConfig.tiny(
-        len(tokenizer), width=config.width, layers=config.layers, heads=config.heads, positions=config.positions
+        len(tokenizer),
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        positions=config.positions,
     )
     return LoadedModel(Decoder(decoder), tokenizer, None, spec)
 

@@ -134,6 +134,8 @@ class ValueFunction(nn.Module):
             value.load_state_dict(load_file(folder / "value.safetensors"))
         except Exception as error:
             raise CheckpointError(
-                f"no usable value function in {folder}", reason=str(error), fix="start learning with a fresh one"
+                f"no usable value function in {folder}",
+                reason=str(error),
+                fix="start learning with a fresh one",
             ) from error
         return value

@@ -20,9 +20,7 @@ STALE = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-def fill(
-    config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype, *, source: Path
-) -> Decoder:
+def fill(config: DecoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype, *, source: Path) -> Decoder:
     """A decoder with a copy of these weights, on the CPU.
 
     As `transformers` does: a checkpoint saved without its head is one of the body; and a head that differs
@@ -117,6 +115,4 @@ def _read_file(file: Path) -> dict[str, Tensor]:
 
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{file} is damaged", reason=str(error), fix="copy or download the checkpoint again"
-    )
+    return CheckpointError(f"{file} is damaged", reason=str(error), fix="copy or download the checkpoint again")

@@ -82,9 +82,7 @@ def early_chart(before: Exam | None, after: Exam) -> str:
     f = F(x_low=0.1, x_high=0.9, y_low=min(0.5, math.floor(lowest * 10) / 10))
     grid = [(tick / 10, f"{10 * tick}%") for tick in range(round(10 * f.y_low), 11)]
     body = [_axes(f, labels, grid, "of the attempt read", "ranked rightly", x_grid=False)]
-    body.append(
-        f'<line class="base" x1="{f.left}" x2="{f.width - f.right}" y1="{f.y(0.5)}" y2="{f.y(0.5)}"/>'
-    )
+    body.append(f'<line class="base" x1="{f.left}" x2="{f.width - f.right}" y1="{f.y(0.5)}" y2="{f.y(0.5)}"/>')
     body.append(_text(f.width - f.right, f.y(0.5) - 6, "coin toss", "label", "end"))
     for (at, _), old, new in zip(labels, *known, strict=True):
         x = f.x(at)
@@ -132,10 +130,7 @@ def dumbbell(comparison: Comparison) -> str:
     """Before and after with their intervals on one 0..100% line."""
     f = F(width=220, height=34, left=8, right=8, top=4, bottom=4)
     body = [f'<line class="rail" x1="{f.x(0)}" x2="{f.x(1)}" y1="17" y2="17"/>']
-    body += [
-        f'<line class="rail" x1="{f.x(t)}" x2="{f.x(t)}" y1="13" y2="21"/>'
-        for t in (0.0, 0.25, 0.5, 0.75, 1.0)
-    ]
+    body += [f'<line class="rail" x1="{f.x(t)}" x2="{f.x(t)}" y1="13" y2="21"/>' for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
     rows = [(comparison.before, "ghost", 11.0), (comparison.after, "mark", 23.0)]
     for exam, style, y in rows:
         if exam is None:
@@ -162,10 +157,7 @@ def value_line(seen: View) -> str:
         x_low=seen.series[0][0],
         x_high=seen.series[-1][0],
     )
-    body = [
-        f'<line class="gridline" x1="{f.left}" x2="{f.x(f.x_high)}" y1="{f.y(v)}" y2="{f.y(v)}"/>'
-        for v in (0, 1)
-    ]
+    body = [f'<line class="gridline" x1="{f.left}" x2="{f.x(f.x_high)}" y1="{f.y(v)}" y2="{f.y(v)}"/>' for v in (0, 1)]
     body.append(f'<line class="base" x1="{f.left}" x2="{f.x(f.x_high)}" y1="{f.y(0.5)}" y2="{f.y(0.5)}"/>')
     body += [_text(f.left - 7, f.y(v) + 4, text, "label", "end") for v, text in ((0, "0%"), (1, "100%"))]
     body += [
@@ -233,9 +225,7 @@ def _axes(
     ]
     for value, text in x_ticks:
         if x_grid:
-            parts.append(
-                f'<line class="tick" x1="{f.x(value)}" x2="{f.x(value)}" y1="{bottom}" y2="{bottom + 4}"/>'
-            )
+            parts.append(f'<line class="tick" x1="{f.x(value)}" x2="{f.x(value)}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(_text(f.x(value), bottom + 19, text, "label", "middle"))
     parts.append(_text((f.left + f.width - f.right) / 2, f.height - 6, x_label, "label", "middle"))
     parts.append(_text(0, 12, y_label, "label", "start"))
@@ -243,10 +233,7 @@ def _axes(
 
 
 def _svg(f: F, body: Sequence[str], label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {f.width:g} {f.height:g}" role="img" aria-label="{esc(label)}">'
-        f"{''.join(body)}</svg>"
-    )
+    return f'<svg viewBox="0 0 {f.width:g} {f.height:g}" role="img" aria-label="{esc(label)}">{"".join(body)}</svg>'
 
 
 def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:

@@ -49,9 +49,7 @@ def exam_table(run: Run) -> str:
         comparisons = run.comparisons(job)
         if comparisons:
             rows = "".join(_row(comparison) for comparison in comparisons)
-            bodies.append(
-                f'<tbody><tr class="job"><th colspan="6" scope="rowgroup">{esc(job)}</th></tr>{rows}</tbody>'
-            )
+            bodies.append(f'<tbody><tr class="job"><th colspan="6" scope="rowgroup">{esc(job)}</th></tr>{rows}</tbody>')
     return (
         f"{head}<p>Share of tasks solved. Intervals are at 95% and clustered: attempts at one task count as "
         "one observation. <i>New tasks of the same kind</i> come from the distribution practised; <i>beyond "

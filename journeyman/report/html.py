@@ -115,9 +115,7 @@ def _model(run: Run) -> str:
 
 
 def _opening(run: Run, title: str) -> str:
-    cards = "".join(
-        _card(run, comparison) for job in run.jobs if (comparison := run.headline(job)) is not None
-    )
+    cards = "".join(_card(run, comparison) for job in run.jobs if (comparison := run.headline(job)) is not None)
     facts = [
         (run.state, ""),
         (count(run.step), "steps"),
@@ -195,9 +193,7 @@ def _curves(run: Run) -> str:
 def _knowledge(run: Run) -> str:
     head = "<section><h2>How early did it know?</h2>"
     known = [(job, *run.knowledge(job)) for job in run.jobs]
-    known = [
-        (job, first, last) for job, first, last in known if last is not None and last.knowledge is not None
-    ]
+    known = [(job, first, last) for job, first, last in known if last is not None and last.knowledge is not None]
     if not known:
         return f'{head}<p class="empty">{_why_unknown(run)}</p>{_knowing(run)}</section>'
     halves = [
@@ -205,9 +201,7 @@ def _knowledge(run: Run) -> str:
         for job, _, last in known
         if last.knowledge and last.knowledge.auc[1] is not None
     ]
-    told = (
-        f" Half-way through, it is right <b>{listed(halves)}</b>; a coin toss would be 50%." if halves else ""
-    )
+    told = f" Half-way through, it is right <b>{listed(halves)}</b>; a coin toss would be 50%." if halves else ""
     rows: list[str] = []
     for job, first, last in known:
         assert last.knowledge is not None
@@ -217,9 +211,7 @@ def _knowledge(run: Run) -> str:
             early = f'<p class="empty">{alike}</p>'
         calibration = charts.reliability_chart(last.knowledge, job)
         name = esc(job)
-        where = (
-            f"exam on {esc(last.split)} after {plural(last.step, 'step')}, {plural(last.episodes, 'attempt')}"
-        )
+        where = f"exam on {esc(last.split)} after {plural(last.step, 'step')}, {plural(last.episodes, 'attempt')}"
         rows.append(
             f"<figure><h3>{name}: how early</h3>{early}<figcaption>V ranks success above failure: {where}. "
             "Bars: 95% intervals."

@@ -137,9 +137,7 @@ class Run:
     @property
     def jobs(self) -> list[str]:
         """Jobs that were practised or examined, in order of appearance."""
-        practised = [
-            key.removesuffix("/success") for line in self.learn for key in line if key.endswith("/success")
-        ]
+        practised = [key.removesuffix("/success") for line in self.learn for key in line if key.endswith("/success")]
         return list(dict.fromkeys([*practised, *(exam.job for exam in self.exams)]))
 
     @property
@@ -169,9 +167,7 @@ class Run:
 
     def trajectories_at(self, step: int) -> float:
         """Episodes practised when the exam of this step was held."""
-        return max(
-            (number(line, "trajectories") or 0.0 for line in self.learn if line["step"] <= step), default=0.0
-        )
+        return max((number(line, "trajectories") or 0.0 for line in self.learn if line["step"] <= step), default=0.0)
 
     def comparisons(self, job: str | None = None) -> list[Comparison]:
         """First against last exam of each split: jobs in order, then train, test, the others by name."""
@@ -315,9 +311,7 @@ def count_parameters(folder: Path) -> int | None:
                 if size > path.stat().st_size:
                     return None
                 header: dict[str, Any] = json.loads(file.read(size))
-            total += sum(
-                math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
-            )
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
         except (OSError, ValueError, KeyError, TypeError):
             return None
     return total or None
@@ -360,9 +354,7 @@ def _lines(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _by_step(lines: Iterable[dict[str, Any]]) -> tuple[Line, ...]:
-    latest = {
-        step: {**line, "step": int(step)} for line in lines if (step := number(line, "step")) is not None
-    }
+    latest = {step: {**line, "step": int(step)} for line in lines if (step := number(line, "step")) is not None}
     return tuple(latest[step] for step in sorted(latest))
 
 

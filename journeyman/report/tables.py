@@ -43,7 +43,12 @@ def validation_rows(name: str, tasks: int) -> list[Row]:
     """One row per split of the job: tasks checked, how often the expert earned 1, what is wrong."""
     found = validate(resolve(name), per_split=tasks)
     return [
-        {"split": split.split, "tasks": split.tasks, "expert": split.expert_success, "problems": list(split.problems)}
+        {
+            "split": split.split,
+            "tasks": split.tasks,
+            "expert": split.expert_success,
+            "problems": list(split.problems),
+        }
         for split in found.splits
     ]
 

@@ -53,9 +53,7 @@ class Sparkline:
         self.widest = widest
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(
-            min(8, options.max_width), min(self.widest, max(len(self.values), 8), options.max_width)
-        )
+        return Measurement(min(8, options.max_width), min(self.widest, max(len(self.values), 8), options.max_width))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         size = len(self.values)
@@ -76,9 +74,7 @@ class Sparkline:
             for at, sign, style in self.marks:
                 cell = min(at * width // max(size, 1), width - 1)
                 below[cell], styles[cell] = sign, style
-            yield Text.assemble(
-                *((sign, styles.get(cell, "")) for cell, sign in enumerate(below)), no_wrap=True
-            )
+            yield Text.assemble(*((sign, styles.get(cell, "")) for cell, sign in enumerate(below)), no_wrap=True)
 
 
 def render_trace(trajectory: Trajectory, pieces: Sequence[str] | None = None) -> RenderableType:
@@ -89,9 +85,7 @@ def render_trace(trajectory: Trajectory, pieces: Sequence[str] | None = None) ->
     """
     seen = view(trajectory, pieces)
     outcome = trajectory.outcome
-    verdict = Text(
-        f"{'✓' if outcome.success else '✗'} {outcome_words(outcome)}", _verdict_style(outcome.success)
-    )
+    verdict = Text(f"{'✓' if outcome.success else '✗'} {outcome_words(outcome)}", _verdict_style(outcome.success))
     head = Text.assemble(
         (visible(trajectory.task.id), "bold"),
         f"  {plural(len(trajectory.turns), 'turn')}, {plural(int(trajectory.mask.sum()), 'token')} written  ",
@@ -99,9 +93,7 @@ def render_trace(trajectory: Trajectory, pieces: Sequence[str] | None = None) ->
     )
     parts: list[RenderableType] = [head, Text(visible(trajectory.id), "dim"), Text()]
     parts += [
-        Padding(Text(passage.text.strip(), "italic"), (0, 0, 1, 2))
-        for passage in seen.passages
-        if passage.turn == 0
+        Padding(Text(passage.text.strip(), "italic"), (0, 0, 1, 2)) for passage in seen.passages if passage.turn == 0
     ]
     parts.append(_talk(seen))
     parts += [Text(), *_line(seen)]
@@ -147,9 +139,7 @@ def _costs(run: Run) -> Text:
 def _exams(run: Run) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("exam", "split", "before", "after", "change", "V half-way (AUC)"):
-        table.add_column(
-            name, justify="left" if name in ("exam", "split") else "right", no_wrap=name != "exam"
-        )
+        table.add_column(name, justify="left" if name in ("exam", "split") else "right", no_wrap=name != "exam")
     for comparison in run.comparisons():
         table.add_row(*_exam(comparison))
     return table
@@ -171,9 +161,7 @@ def _exam(comparison: Comparison) -> list[Text]:
         style = GOOD if change[1] > 0 else BAD if change[2] < 0 else "dim"
         cells.append(Text(f"{points(change[0])} points", style))
     auc = comparison.last.auc(2)
-    cells.append(
-        Text.assemble(percent(auc[0]), (f" {interval(*auc[1:])}", "dim")) if auc else Text(EN_DASH, "dim")
-    )
+    cells.append(Text.assemble(percent(auc[0]), (f" {interval(*auc[1:])}", "dim")) if auc else Text(EN_DASH, "dim"))
     return cells
 
 
@@ -192,9 +180,7 @@ def _curves(run: Run) -> Table:
         if known:
             drawn = [2 * auc - 1 for auc in known]  # from a coin toss to certainty
             ends = f"{percent(known[0])} → {percent(known[-1])}"
-            table.add_row(
-                Text("  V half-way", "dim"), Sparkline(drawn, coloured=False, widest=60), f"{ends} AUC"
-            )
+            table.add_row(Text("  V half-way", "dim"), Sparkline(drawn, coloured=False, widest=60), f"{ends} AUC")
     return table
 
 
@@ -264,9 +250,7 @@ def exam_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Results of one exam (`ExamResult.as_dict()`), a row per job and split."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("exam", "split", "solved", "95% interval", "tasks", "V half-way (AUC)"):
-        table.add_column(
-            name, justify="left" if name in ("exam", "split") else "right", no_wrap=name != "exam"
-        )
+        table.add_column(name, justify="left" if name in ("exam", "split") else "right", no_wrap=name != "exam")
     for exam in parse_exams(results):
         broke = f", {exam.failed} broke" if exam.failed else ""
         auc = exam.auc(2)

@@ -80,9 +80,7 @@ class View:
 def view(trajectory: Trajectory, pieces: Sequence[str] | None = None) -> View:
     """Lay out an episode: token by token if the text of each token is given, else turn by turn."""
     if pieces is not None and len(pieces) != len(trajectory):
-        raise ValueError(
-            f"{len(pieces)} pieces for a trajectory of {len(trajectory)} tokens: one each is needed"
-        )
+        raise ValueError(f"{len(pieces)} pieces for a trajectory of {len(trajectory)} tokens: one each is needed")
     passages = _by_turn(trajectory) if pieces is None else _by_token(trajectory, pieces)
     shown = tuple(
         replace(passage, spans=tuple(replace(span, text=visible(span.text)) for span in passage.spans))
@@ -170,9 +168,7 @@ def _by_token(trajectory: Trajectory, pieces: Sequence[str]) -> list[Passage]:
         if turn.observation:
             stop = turns[number].start if number < len(turns) else len(spans)
             answer = _cut(spans[turn.stop : stop], turn.observation)
-            passages.append(
-                Passage("environment", number, tuple(answer or [Span(turn.observation, None, None)]))
-            )
+            passages.append(Passage("environment", number, tuple(answer or [Span(turn.observation, None, None)])))
     return passages
 
 
@@ -225,9 +221,7 @@ def _cut(spans: Sequence[Span], text: str) -> list[Span] | None:
     return inside
 
 
-def _moments(
-    passages: Sequence[Passage], series: Sequence[tuple[int, float]]
-) -> tuple[Moment | None, Moment | None]:
+def _moments(passages: Sequence[Passage], series: Sequence[tuple[int, float]]) -> tuple[Moment | None, Moment | None]:
     fall: Moment | None = None
     rise: Moment | None = None
     if not series:

@@ -143,9 +143,7 @@ def _talk(seen: View) -> str:
 def _fold(rows: list[str]) -> list[str]:
     if not rows:
         return []
-    return [
-        f'<details class="rest"><summary>{plural(len(rows), "more turn")}</summary>{"".join(rows)}</details>'
-    ]
+    return [f'<details class="rest"><summary>{plural(len(rows), "more turn")}</summary>{"".join(rows)}</details>']
 
 
 def _turn(seen: View, turn: int, passages: list[Passage], numbered: bool) -> str:

@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -179,14 +180,17 @@ def _advance(
 
 def _checked(result: StepResult) -> StepResult:
     """The environment's answer, or an error that names what is wrong with it."""
-    reward: object = result.reward
-    if isinstance(reward, bool) or not isinstance(reward, int | float | np.integer | np.floating):
-        if not isinstance(reward, bool | np.bool_):
-            raise TypeError(f"a reward must be a number, got {reward!r}")
+    reward: Any = result.reward  # a user's environment may return anything
+    if not isinstance(reward, int | float | np.number | np.bool_):
+        raise TypeError(f"a reward must be a number, got {reward!r}")
     if not math.isfinite(result.reward):
         raise ValueError(f"a reward must be finite, got {result.reward!r}")
     return StepResult(
-        str(result.observation), float(result.reward), bool(result.terminated), bool(result.truncated), result.role
+        str(result.observation),
+        float(result.reward),
+        bool(result.terminated),
+        bool(result.truncated),
+        result.role,
     )
 
 
@@ -207,9 +211,7 @@ def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: 
     )
 
 
-def attempts(
-    tasks: Sequence[Task], *, repeats: int, prefix: str, seed: int, step: int = -1
-) -> list[Attempt]:
+def attempts(tasks: Sequence[Task], *, repeats: int, prefix: str, seed: int, step: int = -1) -> list[Attempt]:
     """`repeats` attempts at each task, with ids and seeds that follow from the arguments alone."""
     orders: list[Attempt] = []
     for number, task in enumerate(tasks):

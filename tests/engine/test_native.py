@@ -38,8 +38,10 @@ def trainer_logprobs(model: Decoder, tokens: list[int]) -> torch.Tensor:
     return model.logits(model.hidden(row)).log_softmax(-1)[0, :-1].gather(-1, row[0, 1:, None])[:, 0]
 
 
-def converse(engine: NativeEngine, prompts: list[list[int]], turns: int, limit: int) -> list[tuple[list[int], list[float]]]:
-    """Several turns with every prompt at once; tokens and log-probabilities (nan where read) of each sequence."""
+def converse(
+    engine: NativeEngine, prompts: list[list[int]], turns: int, limit: int
+) -> list[tuple[list[int], list[float]]]:
+    """Several turns with every prompt at once; tokens and log-probabilities (nan where read) of each."""
     rng = np.random.default_rng(0)
     logs: dict[int, tuple[list[int], list[float], list[int]]] = {}
     for number, prompt in enumerate(prompts):

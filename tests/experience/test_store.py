@@ -89,7 +89,10 @@ def test_queries_narrow(store: Store) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("UPDATE episodes SET record = replace(record, 'seen', 'unseen') WHERE id = 'b'", "b is not as it was"),
+        (
+            "UPDATE episodes SET record = replace(record, 'seen', 'unseen') WHERE id = 'b'",
+            "b is not as it was",
+        ),
         ("DELETE FROM episodes WHERE id = 'b'", "missing before c"),
     ],
 )

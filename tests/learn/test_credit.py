@@ -66,7 +66,10 @@ def test_gae_is_the_sum_of_discounted_errors(values: list[float], lam: float, ga
     state = [float(t.values[s - 1]) for s in starts] + [0.0]
     earned = {4: 0.25, 8: 1.0}
     bounds = [*starts[1:], 8]
-    reward = [next((r for end, r in earned.items() if start < end <= bound), 0.0) for start, bound in zip(starts, bounds, strict=True)]
+    reward = [
+        next((r for end, r in earned.items() if start < end <= bound), 0.0)
+        for start, bound in zip(starts, bounds, strict=True)
+    ]
     errors = [reward[k] + gamma * state[k + 1] - state[k] for k in range(len(starts))]
     (advantage,) = gae([t], gamma=gamma, lam=lam, unit=unit)  # type: ignore[arg-type]
     for k, start in enumerate(starts):

@@ -23,9 +23,7 @@ def make_policy() -> Decoder:
 
 
 def some_trajectories() -> list:  # type: ignore[type-arg]
-    return [
-        make_trajectory([0.5] * (6 + i), [(3, 6 + i)], [float(i % 2)], group=f"g{i // 2}") for i in range(6)
-    ]
+    return [make_trajectory([0.5] * (6 + i), [(3, 6 + i)], [float(i % 2)], group=f"g{i // 2}") for i in range(6)]
 
 
 @pytest.mark.parametrize("placement", ["twin", "head", "shared"])
@@ -39,7 +37,9 @@ def test_updates_do_not_depend_on_the_micro_batch(placement: str) -> None:
         targets = [np.full(len(t), t.outcome.reward, np.float32) for t in ts]
         learner.update_policy(ts, advantages, np.random.default_rng(0))
         learner.update_value(ts, targets, np.random.default_rng(0))
-        ends.append(torch.cat([p.detach().flatten() for p in (*learner.policy.parameters(), *learner.value.parameters())]))  # type: ignore[union-attr]
+        ends.append(
+            torch.cat([p.detach().flatten() for p in (*learner.policy.parameters(), *learner.value.parameters())])
+        )  # type: ignore[union-attr]
     assert torch.allclose(ends[0], ends[1], atol=2e-5)
 
 
@@ -83,11 +83,21 @@ def test_kl_estimate_is_never_negative_and_zero_at_the_reference() -> None:
     config = PolicyLossConfig(kl=1.0)
     logprobs = torch.tensor([-1.0, -2.0])
     same = policy_loss(
-        config, logprobs=logprobs, old_logprobs=logprobs, advantages=torch.zeros(2), entropy=torch.zeros(2), reference_logprobs=logprobs
+        config,
+        logprobs=logprobs,
+        old_logprobs=logprobs,
+        advantages=torch.zeros(2),
+        entropy=torch.zeros(2),
+        reference_logprobs=logprobs,
     )
     assert same[0].item() == 0
     other = policy_loss(
-        config, logprobs=logprobs, old_logprobs=logprobs, advantages=torch.zeros(2), entropy=torch.zeros(2), reference_logprobs=logprobs - 0.5
+        config,
+        logprobs=logprobs,
+        old_logprobs=logprobs,
+        advantages=torch.zeros(2),
+        entropy=torch.zeros(2),
+        reference_logprobs=logprobs - 0.5,
     )
     assert other[1]["policy/kl_reference"] == pytest.approx(2 * (math.exp(-0.5) + 0.5 - 1))
 

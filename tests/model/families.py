@@ -84,9 +84,7 @@ def randomized(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def random_tokens(model: PreTrainedModel, rows: int, length: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(
-        model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.randint(model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def greedy(model: Decoder, prompt: list[int], count: int) -> list[int]:

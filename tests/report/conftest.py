@@ -71,9 +71,7 @@ class Writer:
             self.add(f"<|im_start|>{message.role}\n{message.content}<|im_end|>\n", False, value)
         self.add("<|im_start|>assistant\n", False, value)
 
-    def turn(
-        self, reply: str, observation: str, value: float, answered: float, last: bool, reward: float
-    ) -> None:
+    def turn(self, reply: str, observation: str, value: float, answered: float, last: bool, reward: float) -> None:
         start = len(self.tokens)
         self.add(f"{reply}<|im_end|>", True, value)
         self.turns.append(Turn(start, len(self.tokens), reply, observation, reward))
@@ -111,38 +109,24 @@ def play_maze(id: str, split: str, index: int, skill: float, step: int = -1, lim
         return abs(at[0] - goal[0]) + abs(at[1] - goal[1])
 
     def value(left: int) -> float:
-        return 1 / (
-            1 + math.exp(-(1.5 + 3.2 * skill - 1.1 * far() * (1 - 0.75 * skill) - 22 / (left + 1) / 4))
-        )
+        return 1 / (1 + math.exp(-(1.5 + 3.2 * skill - 1.1 * far() * (1 - 0.75 * skill) - 22 / (left + 1) / 4)))
 
-    prompt = Message(
-        "user", f"You are in a building you have not seen before. Reach {room}. Say where to go."
-    )
+    prompt = Message("user", f"You are in a building you have not seen before. Reach {room}. Say where to go.")
     task = Task("maze", split, index, (prompt,), {"goal": goal}, level=far())
     writer = Writer(rng)
     writer.prompt(task.messages, value(limit))
     ending, reward = Ending.TRUNCATED, 0.0
     for number in range(1, limit + 1):
-        better = [
-            m
-            for m, (dx, dy) in MOVES.items()
-            if abs(at[0] + dx - goal[0]) + abs(at[1] + dy - goal[1]) < far()
-        ]
+        better = [m for m, (dx, dy) in MOVES.items() if abs(at[0] + dx - goal[0]) + abs(at[1] + dy - goal[1]) < far()]
         move = str(rng.choice(better if rng.random() < skill else list(MOVES)))
         dx, dy = MOVES[move]
         inside = 0 <= at[0] + dx < 5 and 0 <= at[1] + dy < 5
         if inside:
             at = [at[0] + dx, at[1] + dy]
         arrived = far() == 0
-        seen = (
-            "You arrived."
-            if arrived
-            else f"{'The ' + ROOMS[(at[0] * 3 + at[1]) % 10] if inside else 'A wall'}."
-        )
+        seen = "You arrived." if arrived else f"{'The ' + ROOMS[(at[0] * 3 + at[1]) % 10] if inside else 'A wall'}."
         reward = 1.0 if arrived else 0.0
-        writer.turn(
-            move, seen, value(limit - number), value(limit - number), arrived or number == limit, reward
-        )
+        writer.turn(move, seen, value(limit - number), value(limit - number), arrived or number == limit, reward)
         if arrived:
             writer.values[-1] = 0.985
             ending = Ending.TERMINATED
@@ -217,8 +201,7 @@ def exam_line(
             "brier": 0.25 - 0.19 * known,
             "explained_variance": 0.7 * known,
             "reliability": [
-                [b, float(np.clip(b + rng.normal(0, 0.05), 0, 1)), int(40 + 500 * abs(b - 0.5) ** 2)]
-                for b in bins
+                [b, float(np.clip(b + rng.normal(0, 0.05), 0, 1)), int(40 + 500 * abs(b - 0.5) ** 2)] for b in bins
             ],
         }
     return {
@@ -299,8 +282,7 @@ def write_run(
     }
     (folder / "config.json").write_text(json.dumps(config))
     lines: list[dict[str, object]] = [
-        {"kind": "school", "step": 10 * i, "loss": 3.1 / i, "seconds": 2.0 * i, "tokens": 40_000}
-        for i in (1, 2, 9)
+        {"kind": "school", "step": 10 * i, "loss": 3.1 / i, "seconds": 2.0 * i, "tokens": 40_000} for i in (1, 2, 9)
     ]
     lines += learn_lines(jobs, steps, values)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -61,15 +61,11 @@ def check(path: Path) -> tuple[str, str]:
     checker.close()
     assert checker.open == []
     assert not any(tag in ("script", "link", "img", "iframe", "object", "base") for tag, _ in checker.seen)
-    assert not any(
-        name.startswith("on") or name in ("src", "href") for _, attrs in checker.seen for name in attrs
-    )
+    assert not any(name.startswith("on") or name in ("src", "href") for _, attrs in checker.seen for name in attrs)
     assert not re.search(r"https?://|@import|url\(", page)
     for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
         root = ET.fromstring(drawing)
-        numbers = [
-            v for node in root.iter() for k, v in node.attrib.items() if k in ("x", "y", "cx", "cy", "points")
-        ]
+        numbers = [v for node in root.iter() for k, v in node.attrib.items() if k in ("x", "y", "cx", "cy", "points")]
         assert not any("nan" in value or "inf" in value for value in numbers)
     return page, " ".join("".join(checker.text).split())
 
@@ -110,9 +106,7 @@ def test_a_page_of_one_job(make_run: MakeRun, jobs: tuple[str, ...], pieces: Pie
     assert f"Learning {jobs[0]}" in text and f"solved at {jobs[0]}" not in text
 
 
-def test_nothing_a_model_or_a_job_says_gets_out_of_its_place(
-    make_run: MakeRun, make_trajectory: Make
-) -> None:
+def test_nothing_a_model_or_a_job_says_gets_out_of_its_place(make_run: MakeRun, make_trajectory: Make) -> None:
     folder = make_run(("maze",), exams=False)
     job = f"maze{HOSTILE}"
     task = Task(job, HOSTILE, 0, (Message("user", HOSTILE * 20),))
@@ -225,9 +219,7 @@ def test_the_runs_own_tokenizer_is_used(make_run: MakeRun) -> None:
     assert "".join(pieces(tokenizer.encode("east north", add_special_tokens=False))) == "east north"
 
 
-@pytest.mark.parametrize(
-    ("end", "ticks"), [(0, [0]), (1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (12288, [0, 5000, 10000])]
-)
+@pytest.mark.parametrize(("end", "ticks"), [(0, [0]), (1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (12288, [0, 5000, 10000])])
 def test_ticks_are_round(end: float, ticks: list[float]) -> None:
     assert nice_ticks(end) == pytest.approx(ticks)
 

@@ -22,13 +22,9 @@ from journeyman.report.run import Comparison, count_parameters, flatten, parse_e
 MakeRun = Callable[..., Path]
 
 
-def exam(
-    solved: int, tasks: int, step: int = 0, auc: float | None = None, **more: object
-) -> dict[str, object]:
+def exam(solved: int, tasks: int, step: int = 0, auc: float | None = None, **more: object) -> dict[str, object]:
     found = mean_interval([1.0] * solved + [0.0] * (tasks - solved))
-    value = (
-        None if auc is None else {"auc_25": None, "auc_50": auc, "auc_75": float("nan"), "reliability": []}
-    )
+    value = None if auc is None else {"auc_25": None, "auc_50": auc, "auc_75": float("nan"), "reliability": []}
     line = {"step": step, "job": "maze", "split": "test", "tasks": tasks, "episodes": tasks, "value": value}
     return line | {"success": found.mean, "low": found.low, "high": found.high} | more
 
@@ -140,9 +136,7 @@ def test_the_learning_curve_counts_all_jobs(make_run: MakeRun) -> None:
 def test_the_smoothed_band_holds_its_mean(rates: list[float]) -> None:
     points = smooth([float(i) for i in range(len(rates))], rates, [64.0] * len(rates))
     assert all(0 <= p.low <= p.mean + 1e-9 and p.mean <= p.high + 1e-9 and p.high <= 1 for p in points)
-    assert (
-        min(rates) - 1e-9 <= min(p.mean for p in points) and max(p.mean for p in points) <= max(rates) + 1e-9
-    )
+    assert min(rates) - 1e-9 <= min(p.mean for p in points) and max(p.mean for p in points) <= max(rates) + 1e-9
 
 
 def test_a_slope_does_not_widen_the_band_as_noise_does() -> None:

@@ -92,9 +92,7 @@ def test_pieces_must_fit() -> None:
 
 @pytest.mark.parametrize("job", ["maze", "hops"])
 @pytest.mark.parametrize("index", range(6))
-def test_all_that_was_said_is_shown_in_order(
-    make_trajectory: Make, pieces: Pieces, job: str, index: int
-) -> None:
+def test_all_that_was_said_is_shown_in_order(make_trajectory: Make, pieces: Pieces, job: str, index: int) -> None:
     trajectory = make_trajectory(job, "an-id", "test", index, 0.5)
     by_token = view(trajectory, pieces(trajectory.tokens.tolist()))
     by_turn = view(trajectory)

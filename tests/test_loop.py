@@ -1,0 +1,140 @@
+"""The loop end to end, small: it learns, it resumes to the same weights, it survives damage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn
+from journeyman.errors import RunError
+from journeyman.learn.credit import CreditConfig
+from journeyman.run import read_lines
+from journeyman.stages import Record
+
+CONFIG = LearnConfig(
+    jobs=("maze,size=3",),
+    model="tiny,width=32,layers=2,heads=2",
+    steps=6,
+    tasks=4,
+    repeats=4,
+    school=SchoolConfig(demonstrations=40, updates=30),
+    exam=ExamConfig(tasks=10, splits=("test",)),
+    exam_every=3,
+    checkpoint_every=2,
+    value_warmup=1,
+    replay=2,
+    context=512,
+    threads=1,
+)
+
+
+def finish(config: LearnConfig, folder: Path) -> list[Record]:
+    return list(learn(config, folder))
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    files = ("model/model.safetensors", "model/value/value.safetensors")
+    return {
+        f"{file}:{name}": tensor.numpy().tobytes()
+        for file in files
+        if (folder / file).exists()
+        for name, tensor in load_file(folder / file).items()
+    }
+
+
+def stop_after(records: Iterator[Record], count: int) -> None:
+    list(islice(records, count))
+    records.close()  # type: ignore[attr-defined]  # what a signal does to the generator
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(CONFIG, folder)
+    return folder
+
+
+def test_a_run_leaves_what_it_promises(whole: Path) -> None:
+    learned = [r for r in read_lines(whole / "metrics.jsonl") if r["kind"] == "learn"]
+    assert [r["step"] for r in learned] == list(range(1, 7))
+    assert learned[-1]["trajectories"] == 6 * 16
+    exams = read_lines(whole / "exams.jsonl")
+    assert [e["step"] for e in exams] == [0, 3, 6]
+    with Store(whole / "experience.sqlite") as store:
+        assert store.count() == 6 * 16 + 3 * 10
+        assert store.verify() == []
+        assert all(t.values.min() >= 0 for t in store.episodes(limit=5))
+    assert (whole / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize("stops", [(10,), (33,), (36,), (20, 5, 3)])
+def test_interrupted_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Path, stops: tuple[int, ...]) -> None:
+    folder = tmp_path / "run"
+    for count in stops:
+        stop_after(learn(CONFIG, folder), count)
+    finish(CONFIG, folder)
+    assert weights(folder) == weights(whole)
+
+    def told(path: Path) -> list[str]:
+        untimed = [{k: v for k, v in r.items() if "time" not in k and k != "seconds"} for r in read_lines(path)]
+        return [json.dumps(r) for r in untimed]
+
+    assert told(folder / "metrics.jsonl") == told(whole / "metrics.jsonl")
+    assert told(folder / "exams.jsonl") == told(whole / "exams.jsonl")
+
+
+def test_a_damaged_last_checkpoint_is_passed_over(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stop_after(learn(CONFIG, folder), 38)
+    last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    weights_file = last / "model.safetensors"
+    weights_file.write_bytes(weights_file.read_bytes()[:-7] + b"damaged")
+    finish(CONFIG, folder)
+    assert weights(folder) == weights(whole)
+
+
+def test_a_finished_run_goes_on_when_asked_for_more(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(replace(CONFIG, steps=2), folder)
+    assert finish(replace(CONFIG, steps=2), folder) == []
+    more = finish(replace(CONFIG, steps=4), folder)
+    assert [r["step"] for r in more if r["kind"] == "learn"] == [3, 4]
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stop_after(learn(CONFIG, folder), 2)
+    with pytest.raises(RunError, match="seed differ"):
+        next(learn(replace(CONFIG, seed=1), folder))
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = learn(CONFIG, folder)
+    next(first)
+    with pytest.raises(RunError, match="in use"):
+        next(learn(CONFIG, folder))
+    first.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("rule", ["grpo", "rloo"])
+def test_rules_without_a_value_function(rule: str, tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=1, credit=CreditConfig(rule=rule))  # type: ignore[arg-type]
+    records = finish(config, tmp_path / "run")
+    learned = next(r for r in records if r["kind"] == "learn")
+    assert learned["policy/version"] == 1 and "value/loss" not in learned
+    assert not (tmp_path / "run" / "model" / "value").exists()
+
+
+@pytest.mark.slow
+def test_practice_makes_better(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=40, tasks=16, exam=ExamConfig(tasks=40, attempts=5, splits=("test",)))
+    records = finish(config, tmp_path / "run")
+    before, after = (next(r for r in records if r["kind"] == "exam" and r["step"] == s) for s in (0, 40))
+    assert after["low"] > before["high"], (before, after)
