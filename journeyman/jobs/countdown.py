@@ -1,7 +1,7 @@
 """Reach a target with the given numbers, each used exactly once.
 
-    user       3 7 12 make 48
-    assistant  (7-3)*12
+user       3 7 12 make 48
+assistant  (7-3)*12
 """
 
 from __future__ import annotations

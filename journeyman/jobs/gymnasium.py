@@ -9,6 +9,7 @@ destination, the far side of the cliff. Elsewhere: the native return, clipped to
 
 from __future__ import annotations
 
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -66,12 +67,18 @@ class Gymnasium(Job):
         return self.kind == "FrozenLake" and self.size > 0
 
     def make(self, seed: int) -> Any:
-        """The environment of one task."""
+        """The environment of one task.
+
+        Those we have words for are copied from one that was made once: making a taxi takes 40 ms, nearly all of it
+        for the transition table, which no episode changes. The copy has no time limit but `max_turns`.
+        """
         options: dict[str, Any] = {}
         if self.kind.startswith("FrozenLake"):
             options["is_slippery"] = self.is_slippery
         if self.random_map:
             options["desc"] = random_lake(self.size, seed)
+        elif self.kind in WORDS:
+            return copy(_made_once(self.id, tuple(options.items())))
         return _make(self.id, options)
 
     def task(self, split: str, index: int) -> Task:
@@ -128,8 +135,9 @@ class GymnasiumEnv(Env):
         return min(max(self.earned, 0.0), 1.0) - before
 
     def expert(self) -> str | None:
+        """The best action, or None where the dynamics are unknown or chance can make the best fail."""
         dynamics = getattr(self.inner.unwrapped, "P", None)
-        if dynamics is None:
+        if dynamics is None or any(len(outcomes) > 1 for outcomes in dynamics[self.state].values()):
             return None
         key = tuple(map(str, self.inner.unwrapped.desc.ravel())) if self.job.random_map else ()
         best = _best_actions(self.job.id, self.job.is_slippery, key, _Table(dynamics))
@@ -187,6 +195,12 @@ def random_lake(size: int, seed: int) -> list[str]:
                     stack.append((r, c))
         if (size - 1, size - 1) in reached:
             return ["".join(row) for row in lake]
+
+
+@lru_cache(maxsize=16)
+def _made_once(id: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    """An environment to copy: without wrappers, and never stepped itself."""
+    return _make(id, dict(options)).unwrapped
 
 
 def _make(id: str, options: dict[str, Any]) -> Any:

@@ -85,7 +85,14 @@ class ReasoningGymEnv(Env):
         from reasoning_gym.utils import extract_answer
 
         answer = extract_answer(reply) if "<answer>" in reply else reply
-        return StepResult(reward=self._score((answer or "").strip()), terminated=True)
+        try:
+            reward = self._score((answer or "").strip())
+        except Exception:
+            # Some graders raise at what they cannot read. One that grades the known answer is not itself broken.
+            if self.expert() is None:
+                raise
+            reward = 0.0
+        return StepResult(reward=reward, terminated=True)
 
     def expert(self) -> str | None:
         answer = self.entry.get("answer")

@@ -33,6 +33,10 @@ from journeyman.types import FloatArray, Trajectory
 
 Metrics = dict[str, float]
 
+LEAST_SCALE = 0.1
+"""Advantages are divided by their standard deviation, but never by less than this: when nearly all episodes end
+alike, what differs is mostly the value function's error, and magnifying it undoes what was learned."""
+
 
 @dataclass(frozen=True)
 class UpdateConfig:
@@ -50,6 +54,9 @@ class UpdateConfig:
     """Passes of the value function over them and the replayed ones."""
     minibatches: int = 4
     """Updates in one pass."""
+    max_kl: float = 0.05
+    """A step's updates end early once a mini-batch shows a KL to the policy that sampled above this (nats per token;
+    Schulman's k3 estimate). Clipping alone does not bound how far Adam moves a nearly deterministic policy."""
     normalize: bool = True
     """Shift advantages to mean 0 over the step's sampled tokens and scale them to variance 1. Without the shift,
     failures that are longer than successes push down more tokens than successes push up, and entropy explodes."""
@@ -118,11 +125,13 @@ class Learner:
             advantages = _normalized(trajectories, advantages)
         sums: defaultdict[str, float] = defaultdict(float)
         tokens, norms = 0, list[float]()
+        stopped = 0.0
         for part in self._minibatches(len(trajectories), self.config.policy_epochs, rng):
             chosen = [trajectories[i] for i in part]
             count = sum(int(t.mask.sum()) for t in chosen)
             if not count:
                 continue
+            kl_before = sums["policy/kl_old"]
             for rows in micro_batches([len(t) for t in chosen], self.config.token_budget):
                 batch = collate([chosen[i] for i in rows], [advantages[int(part[i])] for i in rows])
                 succeeded = torch.tensor([chosen[i].outcome.success for i in rows], dtype=torch.float32)
@@ -132,9 +141,13 @@ class Learner:
                     sums[name] += amount
             tokens += count
             norms.append(self.policy_optimizer.step())
+            if (sums["policy/kl_old"] - kl_before) / count > self.config.max_kl:
+                stopped = 1.0
+                break
         self.version += 1
         means = {name: amount / max(tokens, 1) for name, amount in sums.items()}
-        return {**means, "policy/grad_norm": float(np.mean(norms)) if norms else 0.0}
+        norm = float(np.mean(norms)) if norms else 0.0
+        return {**means, "policy/grad_norm": norm, "policy/stopped_early": stopped, "policy/updates": len(norms)}
 
     def update_value(
         self, trajectories: Sequence[Trajectory], targets: Sequence[FloatArray], rng: np.random.Generator
@@ -248,7 +261,7 @@ class Learner:
 
 def _normalized(trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray]) -> list[FloatArray]:
     sampled = np.concatenate([a[t.mask] for a, t in zip(advantages, trajectories, strict=True)])
-    scale = max(float(sampled.std()), 1e-6)
+    scale = max(float(sampled.std()), LEAST_SCALE)
     return [
         np.where(t.mask, (a - sampled.mean()) / scale, 0.0).astype(np.float32)
         for a, t in zip(advantages, trajectories, strict=True)
