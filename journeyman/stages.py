@@ -100,7 +100,11 @@ def go_to_school(s: Learning) -> Iterator[Record]:
     updates = s.config.school_updates
     if any(config.demonstrations) and updates:
         lessons = demonstrations(
-            list(s.jobs.values()), config.demonstrations, s.config.seed, s.renderer, config.clumsiness
+            [resolve(name) for name in config.jobs or s.config.jobs],
+            config.demonstrations,
+            s.config.seed,
+            s.renderer,
+            config.clumsiness,
         )
         for number, metrics in enumerate(school(s.learner, lessons, config, updates, seed=s.config.seed)):
             record = {"kind": "school", "step": number, "seconds": time.monotonic() - s.started, **metrics}

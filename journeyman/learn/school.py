@@ -23,6 +23,8 @@ FROM_SCRATCH = 300
 class SchoolConfig:
     """How long a model is taught before it learns by trial and error."""
 
+    jobs: tuple[str, ...] = ()
+    """Jobs whose experts demonstrate; none named: those that are learned. Easier ones leave more to be found."""
     demonstrations: tuple[int, ...] = (200,)
     """Episodes shown by each job's expert, from the split `train`: one number for all jobs, or one for each."""
     clumsiness: float = 0.0
@@ -55,9 +57,7 @@ class SchoolConfig:
         return FROM_SCRATCH if from_scratch else 0
 
 
-def demonstrate(
-    job: Job, task: Task, renderer: Renderer, slip: Callable[[], str | None] = lambda: None
-) -> Trajectory:
+def demonstrate(job: Job, task: Task, renderer: Renderer, slip: Callable[[], str | None] = lambda: None) -> Trajectory:
     """One episode as the job's expert would play it, masked so that the expert's replies are what is learned.
 
     Args:
@@ -111,7 +111,8 @@ def demonstrations(
     """
     if len(counts) not in (1, len(jobs)):
         raise UsageError(
-            f"school: {len(counts)} numbers of demonstrations for {len(jobs)} jobs", fix="give one number, or one per job"
+            f"school: {len(counts)} numbers of demonstrations for {len(jobs)} jobs",
+            fix="give one number, or one per job",
         )
     shown: list[Trajectory] = []
     for job, count in zip(jobs, counts if len(counts) > 1 else [counts[0]] * len(jobs), strict=True):

@@ -99,10 +99,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, source: str) -> LoadedModel:
         ours = DecoderConfig.from_hf(config)
     except CheckpointError:
         ours = None
-    if ours is None:
-        model = load_auto(folder, dtype)
-    else:
-        model = fill(ours, read_weights(folder), dtype, source=folder)
+    model = load_auto(folder, dtype) if ours is None else fill(ours, read_weights(folder), dtype, source=folder)
     tokenizer = _read_tokenizer(folder)
     if len(tokenizer) > model.config.vocab_size:
         raise CheckpointError(

@@ -47,12 +47,25 @@ def test_policy_moves_towards_what_was_good() -> None:
     learner = Learner.start(make_policy(), None, UpdateConfig(minibatches=1))
     ts = some_trajectories()
     batch = collate(ts)
-    before = learner._logprobs(learner.policy, batch)[0].detach()
-    ts = [t for t in ts]
-    advantages = [np.where(t.mask, 1.0, 0.0).astype(np.float32) for t in ts]
+    good = torch.tensor([t.outcome.success for t in ts])[:, None].expand_as(batch.mask_BT)[batch.mask_BT]
+
+    def gap() -> float:
+        logprobs = learner._logprobs(learner.policy, batch)[0].detach()
+        return float(logprobs[good].mean() - logprobs[~good].mean())
+
+    before = gap()
+    advantages = [np.where(t.mask, t.outcome.reward, 0.0).astype(np.float32) for t in ts]
     learner.update_policy(ts, advantages, np.random.default_rng(0))
-    after = learner._logprobs(learner.policy, batch)[0].detach()
-    assert after.mean() > before.mean()
+    assert gap() > before + 1e-3
+
+
+def test_a_step_ends_early_when_the_policy_has_moved_far() -> None:
+    config = UpdateConfig(minibatches=2, policy_epochs=8, max_kl=1e-6)
+    learner = Learner.start(make_policy(), None, config)
+    ts = some_trajectories()
+    advantages = [np.where(t.mask, t.outcome.reward, 0.0).astype(np.float32) for t in ts]
+    metrics = learner.update_policy(ts, advantages, np.random.default_rng(0))
+    assert metrics["policy/stopped_early"] == 1 and metrics["policy/updates"] < 16
 
 
 def test_value_learns_what_became_of_episodes() -> None:
