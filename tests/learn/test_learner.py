@@ -45,18 +45,19 @@ def test_updates_do_not_depend_on_the_micro_batch(placement: str) -> None:
 
 def test_policy_moves_towards_what_was_good() -> None:
     learner = Learner.start(make_policy(), None, UpdateConfig(minibatches=1))
-    ts = some_trajectories()
-    batch = collate(ts)
-    good = torch.tensor([t.outcome.success for t in ts])[:, None].expand_as(batch.mask_BT)[batch.mask_BT]
+    good = make_trajectory([0.5] * 5, [(4, 5)], [1.0])
+    bad = make_trajectory([0.5] * 5, [(4, 5)], [0.0])
+    good.tokens[4], bad.tokens[4] = 9, 3
 
-    def gap() -> float:
-        logprobs = learner._logprobs(learner.policy, batch)[0].detach()
-        return float(logprobs[good].mean() - logprobs[~good].mean())
+    def preference() -> float:
+        logits = learner.policy.logits(learner.policy.hidden(torch.tensor([[0, 1, 2, 3]])))[0, -1]
+        return float((logits[9] - logits[3]).detach())
 
-    before = gap()
-    advantages = [np.where(t.mask, t.outcome.reward, 0.0).astype(np.float32) for t in ts]
-    learner.update_policy(ts, advantages, np.random.default_rng(0))
-    assert gap() > before + 1e-3
+    before = preference()
+    advantages = [np.array([0, 0, 0, 0, a], np.float32) for a in (1.0, 0.0)]
+    for _ in range(3):
+        learner.update_policy([good, bad], advantages, np.random.default_rng(0))
+    assert preference() > before + 0.01
 
 
 def test_a_step_ends_early_when_the_policy_has_moved_far() -> None:
