@@ -214,7 +214,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Demo:
-    """The whole story in minutes: a tiny model is taught a little, learns two jobs by trial and error with a value
+    """The whole story in minutes: a tiny model is taught a little, learns a job by trial and error with a value
     function, and is examined before and after."""
 
     run: Path = Path("runs/demo")

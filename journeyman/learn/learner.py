@@ -53,7 +53,9 @@ class UpdateConfig:
     value_epochs: int = 1
     """Passes of the value function over them and the replayed ones."""
     minibatches: int = 4
-    """Updates in one pass."""
+    """Policy updates in one pass. Few and large ones keep what is known: Adam moves as far on noise as on signal."""
+    value_minibatches: int = 8
+    """Updates of the value function in one pass."""
     max_kl: float = 0.05
     """A step's updates end early once a mini-batch shows a KL to the policy that sampled above this (nats per token;
     Schulman's k3 estimate). Clipping alone does not bound how far Adam moves a nearly deterministic policy."""
@@ -66,7 +68,7 @@ class UpdateConfig:
     """Arithmetic of matrix products; weights and optimizer stay float32."""
 
     def __post_init__(self) -> None:
-        for name in ("policy_epochs", "value_epochs", "minibatches", "token_budget"):
+        for name in ("policy_epochs", "value_epochs", "minibatches", "value_minibatches", "token_budget"):
             if getattr(self, name) < 1:
                 raise UsageError(f"update: {name} must be at least 1, got {getattr(self, name)}")
 
@@ -126,7 +128,7 @@ class Learner:
         sums: defaultdict[str, float] = defaultdict(float)
         tokens, norms = 0, list[float]()
         stopped = 0.0
-        for part in self._minibatches(len(trajectories), self.config.policy_epochs, rng):
+        for part in self._minibatches(len(trajectories), self.config.policy_epochs, self.config.minibatches, rng):
             chosen = [trajectories[i] for i in part]
             count = sum(int(t.mask.sum()) for t in chosen)
             if not count:
@@ -157,8 +159,8 @@ class Learner:
         if value is None or optimizer is None:
             return {}
         total, count_all = 0.0, 0
-        minibatches = self.config.minibatches
-        for part in self._minibatches(len(trajectories), self.config.value_epochs, rng, minibatches):
+        parts = self.config.value_minibatches
+        for part in self._minibatches(len(trajectories), self.config.value_epochs, parts, rng):
             chosen = [trajectories[i] for i in part]
             batches = [
                 collate([chosen[i] for i in rows], returns=[targets[int(part[i])] for i in rows])
@@ -233,11 +235,11 @@ class Learner:
         return logprobs, entropy
 
     def _minibatches(
-        self, size: int, epochs: int, rng: np.random.Generator, parts: int | None = None
+        self, size: int, epochs: int, parts: int, rng: np.random.Generator
     ) -> Iterator[npt.NDArray[np.intp]]:
         for _ in range(epochs):
             order = rng.permutation(size)
-            yield from (part for part in np.array_split(order, min(parts or self.config.minibatches, size)))
+            yield from (part for part in np.array_split(order, min(parts, size)))
 
     def _precision(self) -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16")
