@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from journeyman.learn.batch import collate, micro_batches
+from journeyman.learn.batch import micro_batches
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
