@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import Positional
 
 from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError, UnknownName, UsageError
@@ -25,7 +25,7 @@ console = Console(stderr=True)
 EXAMPLES = """
 examples:
   journeyman jobs                                    what can be learned
-  journeyman learn hops --school.demonstrations 200  a tiny model, taught a little, then left to practise
+  journeyman learn maze,size=4                       a tiny model, taught a little, then left to practise
   journeyman learn reasoning_gym:spell_backward --model smollm2-135m
   journeyman learn my_job.py:MyJob --model ./checkpoint --run runs/mine
   journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
@@ -37,7 +37,7 @@ examples:
 class Learn:
     """Teach a model one or more jobs by trial and error. The same command again continues an interrupted run."""
 
-    config: OmitArgPrefixes[LearnConfig]
+    config: Annotated[LearnConfig, tyro.conf.arg(name="")]
     run: Path | None = None
     """Folder of the run; by default runs/<jobs>-<model>."""
     json: bool = False
@@ -63,7 +63,7 @@ class School:
     """What to start from: `tiny`, a checkpoint folder, a Hub name."""
     seed: int = 0
     """Fixes everything random."""
-    school: OmitArgPrefixes[SchoolConfig] = field(default_factory=SchoolConfig)
+    school: Annotated[SchoolConfig, tyro.conf.arg(name="")] = field(default_factory=SchoolConfig)
     json: bool = False
     """Print records as JSON lines."""
 
@@ -83,7 +83,7 @@ class Exam:
     """A run folder, a checkpoint folder, `smollm2-135m`, or a Hub name."""
     job: Positional[str]
     """The job to examine on."""
-    exam: OmitArgPrefixes[ExamConfig] = field(default_factory=ExamConfig)
+    exam: Annotated[ExamConfig, tyro.conf.arg(name="")] = field(default_factory=ExamConfig)
     json: bool = False
     """Print results as JSON lines."""
 
@@ -257,14 +257,14 @@ Command = Learn | School | Exam | Jobs | New | Show | Trace | Report | Demo
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `journeyman` command."""
-    command = tyro.cli(
-        Annotated[Command, tyro.conf.OmitSubcommandPrefixes],
-        args=arguments,
-        prog="journeyman",
-        description="A language model that knows how it is doing, and so learns on the job.\n" + EXAMPLES,
-    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        command = tyro.cli(
+            Annotated[Command, tyro.conf.OmitSubcommandPrefixes],
+            args=arguments,
+            prog="journeyman",
+            description="A language model that knows how it is doing, and so learns on the job.\n" + EXAMPLES,
+        )
         command()
     except JourneymanError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig
@@ -17,7 +20,7 @@ from journeyman.rollout.runner import RolloutConfig
 class LearnConfig:
     """A whole run. Every random draw follows from `seed`."""
 
-    jobs: tuple[str, ...]
+    jobs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """What to learn: names as in `journeyman jobs`, or `my_job.py:MyJob`. Several are learned side by side."""
     model: str = "tiny"
     """`tiny` (from scratch, see model/tiny.py), `smollm2-135m`, a Hugging Face folder or Hub name."""

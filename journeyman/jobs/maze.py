@@ -34,7 +34,7 @@ class Maze(Job):
 
     Args:
         size: rooms along each side, 3 to 10.
-        seed: which building.
+        seed: which building, 0 or more.
         max_turns: moves before the episode is cut, 1 to 200; 0: eight times the size, within 30 to 100.
     """
 
@@ -46,6 +46,8 @@ class Maze(Job):
             raise UsageError(f"maze: size must lie in 3 to 10, got {size}")
         if not 0 <= max_turns <= 200:
             raise UsageError(f"maze: max_turns must lie in 0 to 200, got {max_turns}")
+        if seed < 0:
+            raise UsageError(f"maze: seed must not be negative, got {seed}")
         options = {"size": size, "seed": seed, "max_turns": max_turns}
         self.name = specification("maze", options, {"size": 6, "seed": 0, "max_turns": 0})
         self.size, self.seed = size, seed

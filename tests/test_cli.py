@@ -1,0 +1,74 @@
+"""A user's mistake gets an error with its fix, never a stack trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from journeyman.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as error:
+        code = int(error.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("learn", "mase"), "did you mean maze?"),
+        (("learn",), "no job to learn"),
+        (("learn", "maze,size=99"), "size must lie in 3 to 10"),
+        (("learn", "maze", "--model", "tiny,width=7"), "width"),
+        (("learn", "no_such_file.py:Mine"), "journeyman new"),
+        (("exam", "no/such/run", "maze"), "Fix:"),
+        (("show", "nowhere"), "is no run folder"),
+        (("trace", "nowhere"), "is no run folder"),
+        (("report", "nowhere"), "is no run folder"),
+        (("jobs", "validat"), "did you mean validate?"),
+        (("jobs", "validate"), "no job to validate"),
+        (("school", "words.txt", "--out", "there"), "from scratch needs a job"),
+    ],
+)
+def test_mistakes_are_shown_with_their_fix(
+    words: tuple[str, ...],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "Traceback" not in err
+    assert says in err
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and "examples:" in out
+
+
+def test_learn_takes_its_options_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = "--steps 1 --tasks 2 --repeats 2 --school.demonstrations 4 --school.updates 2 --exam.tasks 2"
+    words = f"learn maze,size=3 --model tiny,width=16,heads=2,layers=1 {options} --exam.splits test --json".split()
+    code, out, err = run(capsys, *words, "--context", "256", "--run", str(tmp_path / "run"))
+    assert code == 0, err
+    kinds = [json.loads(line)["kind"] for line in out.splitlines()]
+    assert kinds == ["school", "school", "exam", "learn", "exam"]
+    assert (tmp_path / "run" / "report.html").exists()
+    code, out, _ = run(capsys, "trace", str(tmp_path / "run"), "--json", "--count", "2")
+    assert code == 0 and len(out.splitlines()) == 2
+
+
+def test_a_new_job_works_as_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "new", str(tmp_path / "mine.py"))[0] == 0
+    code, out, _ = run(capsys, "jobs", "validate", f"{tmp_path / 'mine.py'}:MyJob", "--tasks", "20", "--json")
+    assert code == 0 and all(not json.loads(line)["problems"] for line in out.splitlines())
+    assert run(capsys, "new", str(tmp_path / "mine.py"))[0] == 2
