@@ -104,7 +104,7 @@ class RunFolder:
         if file.exists():
             kept = read_config(self.path)
             differing = [k for k in wanted if k not in may_change and kept.get(k) != wanted[k]]
-            if differing:
+            if differing and not self._untouched():
                 first = differing[0]
                 raise RunError(
                     f"{self.path} holds another run: its {', '.join(differing)} differ",
@@ -112,6 +112,15 @@ class RunFolder:
                     fix="give the command that made it to continue it, or choose another folder with --run",
                 )
         write_atomically(file, json.dumps(wanted, indent=2) + "\n")
+
+    def _untouched(self) -> bool:
+        """Whether nothing has come of the run yet: its job or model was misspelt, say."""
+        if any((self.path / name).exists() for name in ("metrics.jsonl", "exams.jsonl", "checkpoints")):
+            return False
+        if not (self.path / "experience.sqlite").exists():
+            return True
+        with self.store() as store:
+            return store.count() == 0
 
     def store(self) -> Store:
         """The run's experience."""

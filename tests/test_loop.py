@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn
-from journeyman.errors import RunError
+from journeyman.errors import JourneymanError, RunError
 from journeyman.learn.credit import CreditConfig
 from journeyman.run import read_lines
 from journeyman.stages import Record
@@ -138,3 +138,11 @@ def test_practice_makes_better(tmp_path: Path) -> None:
     records = finish(config, tmp_path / "run")
     before, after = (next(r for r in records if r["kind"] == "exam" and r["step"] == s) for s in (0, 40))
     assert after["low"] > before["high"], (before, after)
+
+
+def test_a_run_that_never_began_may_be_given_another_configuration(tmp_path: Path) -> None:
+    with pytest.raises(JourneymanError, match="no folder"):
+        finish(replace(CONFIG, model="./not-there"), tmp_path / "run")
+    stop_after(learn(CONFIG, tmp_path / "run"), 1)
+    with pytest.raises(RunError, match="holds another run"):
+        finish(replace(CONFIG, seed=1), tmp_path / "run")

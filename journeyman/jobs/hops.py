@@ -28,84 +28,18 @@ from journeyman.jobs.base import Env, Job
 from journeyman.types import Message, StepResult, Task
 
 RELATIONS = ("boss", "friend", "sister", "brother", "mother", "father", "neighbor", "teacher")
-PLACES = (
-    "Oslo",
-    "Rome",
-    "Paris",
-    "Lima",
-    "Cairo",
-    "Delhi",
-    "Kyoto",
-    "Quito",
-    "Milan",
-    "Tunis",
-    "Dakar",
-    "Bern",
-)
-NAMES = [
-    "Ada",
-    "Bea",
-    "Cal",
-    "Dan",
-    "Eve",
-    "Fay",
-    "Gus",
-    "Hal",
-    "Ida",
-    "Jon",
-    "Kim",
-    "Leo",
-    "Mia",
-    "Ned",
-    "Oda",
-    "Pam",
-    "Quin",
-    "Ray",
-    "Sue",
-    "Tom",
-    "Una",
-    "Val",
-    "Wes",
-    "Xia",
-    "Yan",
-    "Zoe",
-    "Abe",
-    "Bob",
-    "Cleo",
-    "Dora",
-    "Emil",
-    "Finn",
-    "Gita",
-    "Hans",
-    "Iris",
-    "Jack",
-    "Kurt",
-    "Lara",
-    "Max",
-    "Nora",
-]
-UNSEEN_NAMES = [
-    "Otto",
-    "Pia",
-    "Rex",
-    "Saul",
-    "Tess",
-    "Uma",
-    "Vera",
-    "Will",
-    "Yara",
-    "Zane",
-    "Alma",
-    "Bram",
-    "Cora",
-    "Dirk",
-    "Elsa",
-    "Fritz",
-    "Gwen",
-    "Hugo",
-    "Ines",
-    "Jules",
-]
+PLACES = (  # noqa: SIM905
+    "Oslo Rome Paris Lima Cairo Delhi Kyoto Quito Milan Tunis Dakar Bern Accra Amman Baku Bonn Cork "
+    "Doha Dover Essen Fez Genoa Ghent Graz Hanoi Havana Izmir Jena Kabul Kyiv Lagos Leeds Lyon Macao "
+    "Malmo Minsk Mosul Nice Omaha Osaka Perth Pisa Porto Reno Riga Seoul Sofia Turin"
+).split()
+NAMES = (  # noqa: SIM905
+    "Ada Bea Cal Dan Eve Fay Gus Hal Ida Jon Kim Leo Mia Ned Oda Pam Quin Ray Sue Tom "
+    "Una Val Wes Xia Yan Zoe Abe Bob Cleo Dora Emil Finn Gita Hans Iris Jack Kurt Lara Max Nora"
+).split()
+UNSEEN_NAMES = (  # noqa: SIM905
+    "Otto Pia Rex Saul Tess Uma Vera Will Yara Zane Alma Bram Cora Dirk Elsa Fritz Gwen Hugo Ines Jules"
+).split()
 HELD_OUT_PAIRS = frozenset((a, b) for a in RELATIONS for b in RELATIONS if zlib.crc32(f"{a} of {b}".encode()) % 7 == 0)
 """Pairs (outer, inner) of relations that never stand side by side in training."""
 
