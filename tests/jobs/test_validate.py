@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from journeyman.errors import UnknownName, UsageError
+from journeyman.jobs import builtin, resolve
 from journeyman.jobs.base import Env, Job
 from journeyman.jobs.validate import MOST, validate
 from journeyman.types import Message, StepResult, Task
@@ -232,3 +233,13 @@ def test_mistakes() -> None:
         validate(Sound(), splits=["tests"])
     with pytest.raises(UsageError, match="1 or more"):
         validate(Sound(), per_split=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*builtin(), "hops,min_hops=2", "maze,size=4", "reasoning_gym:chain_sum"])
+def test_every_job_that_comes_with_us_holds_its_contract_on_a_thousand_tasks_of_each_split(name: str) -> None:
+    checked = validate(resolve(name), 1000)
+    assert checked.passed, [split.problems for split in checked.splits]
+    sizes = resolve(name).splits
+    assert {split.split: split.tasks for split in checked.splits} == {s: min(1000, sizes[s]) for s in sizes}
+    assert all(split.expert_success == 1 for split in checked.splits)
