@@ -52,7 +52,7 @@ def school(
     if is_text:
         lessons = read_text(Path(lesson), renderer, min(loaded.model.config.max_positions, 512))
     else:
-        lessons = demonstrations(jobs, config.demonstrations, seed, renderer, config.clumsiness)
+        lessons = demonstrations(jobs, config.demonstrations, seed, renderer)
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
     updates = config.updates_for(from_scratch=True)
     for step, metrics in enumerate(lessons_learned(learner, lessons, config, updates, seed=seed)):

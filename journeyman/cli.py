@@ -7,9 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -214,15 +214,17 @@ class Report:
 
 @dataclass(frozen=True)
 class Demo:
-    """The whole story in minutes: a tiny model is taught a little, learns a job by trial and error with a value
-    function, and is examined before and after."""
+    """The whole story in minutes: a tiny apprentice that has only watched others learns two jobs by trial and error
+    with a value function, and is examined before and after."""
 
     run: Path = Path("runs/demo")
     """Folder of the run."""
     seed: int = 0
     """Another seed, another run of the dice."""
-    model: str = "tiny"
-    """`tiny`, or `smollm2-135m` for the slower demo with a real language model."""
+    model: Literal["apprentice", "smollm2-135m"] = "apprentice"
+    """`smollm2-135m` is the slower demo, with a real language model."""
+    steps: int | None = None
+    """Fewer or more learning steps than the recipe's."""
     json: bool = False
     """Print log records as JSON lines."""
 
@@ -230,7 +232,9 @@ class Demo:
         from journeyman import recipes
         from journeyman.loop import learn
 
-        config = recipes.demo_llm(self.seed) if self.model == "smollm2-135m" else recipes.demo(self.seed)
+        config = recipes.demo(self.seed) if self.model == "apprentice" else recipes.demo_llm(self.seed)
+        if self.steps is not None:
+            config = replace(config, steps=self.steps)
         follow(learn(config, self.run), config, self.run, self.json)
         finish(self.run, self.json)
 

