@@ -44,7 +44,7 @@ class LearnConfig:
     """How weights change."""
     value_warmup: int = 4
     """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count."""
-    replay: int = 4
+    replay: int = 1
     """Earlier steps whose episodes the value function learns from again."""
     exam: ExamConfig = field(default_factory=ExamConfig)
     """What is examined before and after, on all splits."""

@@ -26,11 +26,6 @@ def demo(seed: int = 0) -> LearnConfig:
         seed=seed,
         credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.95),
         value=ValueConfig(placement="twin", target="bernoulli"),
-        update=UpdateConfig(
-            policy=OptimizerConfig(learning_rate=5e-4, warmup=10),
-            critic=OptimizerConfig(learning_rate=1e-3),
-            minibatches=2,
-        ),
         replay=0,
         exam=ExamConfig(tasks=200, attempts=4),
         context=512,

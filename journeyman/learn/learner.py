@@ -42,17 +42,17 @@ alike, what differs is mostly the value function's error, and magnifying it undo
 class UpdateConfig:
     """How much is made of one step's experience."""
 
-    policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=5e-4))
+    policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
     """The policy's optimizer."""
-    critic: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-3))
-    """The value function's optimizer."""
+    critic: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The value function's optimizer. A learning rate that is not given is twice the policy's; a head's is 1e-3."""
     loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
     """The policy's loss."""
     policy_epochs: int = 1
     """Passes of the policy over one step's trajectories."""
     value_epochs: int = 1
     """Passes of the value function over them and the replayed ones."""
-    minibatches: int = 4
+    minibatches: int = 2
     """Policy updates in one pass. Few and large ones keep what is known: Adam moves as far on noise as on signal."""
     value_minibatches: int = 8
     """Updates of the value function in one pass."""
@@ -86,11 +86,15 @@ class Learner:
     ) -> None:
         self.policy, self.value, self.config = policy, value, config
         self.reference = copy.deepcopy(policy).requires_grad_(False) if keep_reference else None
-        self.policy_optimizer = Optimizer(config.policy, [policy])
+        width = policy.config.hidden_size
+        self.policy_optimizer = Optimizer(config.policy.fitted(width), [policy])
         self.value_optimizer: Optimizer | None = None
         if value is not None:
             modules = [value, policy.model] if value.config.placement == "shared" else [value]
-            self.value_optimizer = Optimizer(config.critic, modules)
+            critic = config.critic.fitted(width, 2)
+            if value.config.placement == "head" and config.critic.learning_rate is None:
+                critic = replace(critic, learning_rate=1e-3)
+            self.value_optimizer = Optimizer(critic, modules)
         self.version = 0
 
     @staticmethod

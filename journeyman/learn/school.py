@@ -34,8 +34,8 @@ class SchoolConfig:
     """Optimizer steps; when not given, 300 for a model from scratch and none for any other."""
     batch: int = 32
     """Demonstrations (or pieces of text) in one step."""
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=3e-3, warmup=20))
-    """Its learning rate falls linearly to 0."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=20))
+    """Its learning rate falls linearly to 0; when not given, it is six times that of trial and error."""
 
     def __post_init__(self) -> None:
         if not self.demonstrations or min(self.demonstrations) < 0 or (self.updates or 0) < 0:
@@ -139,7 +139,7 @@ def school(
     """Learn the lessons; yields each update's metrics. The learner's reference is what it knows afterwards."""
     if not lessons:
         return
-    optimizer = Optimizer(config.optimizer, [learner.policy])
+    optimizer = Optimizer(config.optimizer.fitted(learner.policy.config.hidden_size, 6), [learner.policy])
     rng = np.random.default_rng((seed, 78))
     order: list[int] = []
     for update in range(updates):

@@ -147,7 +147,7 @@ def test_optimizers_resume_exactly(name: str) -> None:
             model.logits(model.hidden(tokens)).log_softmax(-1)[..., 0].sum().backward()
             optimizer.step()
 
-    config = OptimizerConfig(name=name, warmup=3)  # type: ignore[arg-type]
+    config = OptimizerConfig(name=name, learning_rate=1e-3, warmup=3)  # type: ignore[arg-type]
     whole = make_policy()
     advance(whole, Optimizer(config, [whole]), range(6))
     part = make_policy()
@@ -158,3 +158,11 @@ def test_optimizers_resume_exactly(name: str) -> None:
     advance(part, resumed, range(3, 6))
     for a, b in zip(whole.parameters(), part.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_learning_rate_that_is_not_given_follows_the_width() -> None:
+    assert OptimizerConfig().fitted(96).learning_rate == 5e-4
+    assert OptimizerConfig().fitted(576).learning_rate == pytest.approx(2.8e-5, rel=0.05)
+    assert OptimizerConfig().fitted(4096).learning_rate == pytest.approx(1.2e-6, rel=0.05)
+    assert OptimizerConfig().fitted(96, 2).learning_rate == 1e-3
+    assert OptimizerConfig(learning_rate=0.3).fitted(96, 2).learning_rate == 0.3
