@@ -54,8 +54,6 @@ def demo_llm(seed: int = 0) -> LearnConfig:
             policy=OptimizerConfig(learning_rate=2e-5, warmup=5),
             critic=OptimizerConfig(learning_rate=1e-3),
             minibatches=1,
-            precision="bfloat16",
-            token_budget=4096,
         ),
         value_warmup=2,
         exam=ExamConfig(tasks=200, attempts=2),

@@ -82,7 +82,7 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
         store=store,
         jobs=jobs,
         learner=learner,
-        engine=NativeEngine(engine_weights(config, learner), slots=config.slots, context=config.context),
+        engine=NativeEngine(engine_weights(learner), slots=config.slots, context=config.context),
         tokenizer=loaded.tokenizer,
         renderer=Renderer(loaded.tokenizer),
         progress=progress,
@@ -275,9 +275,9 @@ def publish(s: Learning) -> None:
     s.engine.version = s.learner.version
 
 
-def engine_weights(config: LearnConfig, learner: Learner) -> Decoder:
+def engine_weights(learner: Learner) -> Decoder:
     """The engine shares the learner's weights, or has a rounded copy when the arithmetic is bfloat16."""
-    if config.update.precision == "float32":
+    if learner.precision == "float32":
         return learner.policy
     return copy.deepcopy(learner.policy).requires_grad_(False).to(torch.bfloat16)
 

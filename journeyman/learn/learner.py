@@ -37,6 +37,9 @@ LEAST_SCALE = 0.1
 """Advantages are divided by their standard deviation, but never by less than this: when nearly all episodes end
 alike, what differs is mostly the value function's error, and magnifying it undoes what was learned."""
 
+ACTIVATIONS = 4e9
+"""Bytes of activations that one micro-batch may keep, at about 80 a token, layer and unit of width."""
+
 
 @dataclass(frozen=True)
 class UpdateConfig:
@@ -63,9 +66,11 @@ class UpdateConfig:
     """Shift advantages to mean 0 over the step's sampled tokens and scale them to variance 1. Without the shift,
     failures that are longer than successes push down more tokens than successes push up, and entropy explodes."""
     token_budget: int = 16384
-    """Padded tokens in one micro-batch: bounds memory, changes no result."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of matrix products; weights and optimizer stay float32."""
+    """Most padded tokens in one micro-batch (fewer for a large model, see `ACTIVATIONS`): bounds memory, changes no
+    result."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of matrix products; weights and optimizer stay float32. `auto`: bfloat16 from 50 million parameters
+    on."""
 
     def __post_init__(self) -> None:
         for name in ("policy_epochs", "value_epochs", "minibatches", "value_minibatches", "token_budget"):
@@ -87,6 +92,10 @@ class Learner:
         self.policy, self.value, self.config = policy, value, config
         self.reference = copy.deepcopy(policy).requires_grad_(False) if keep_reference else None
         width = policy.config.hidden_size
+        large = sum(p.numel() for p in policy.parameters()) >= 50e6
+        self.precision = config.precision if config.precision != "auto" else ("bfloat16" if large else "float32")
+        fitting = int(ACTIVATIONS / (80 * policy.config.layers * width))
+        self.token_budget = min(config.token_budget, max(fitting, 1024))
         self.policy_optimizer = Optimizer(config.policy.fitted(width), [policy])
         self.value_optimizer: Optimizer | None = None
         if value is not None:
@@ -111,7 +120,7 @@ class Learner:
         if value is None or not trajectories:
             return list(trajectories)
         scored: list[Trajectory] = list(trajectories)
-        for rows in micro_batches([len(t) for t in trajectories], self.config.token_budget):
+        for rows in micro_batches([len(t) for t in trajectories], self.token_budget):
             batch = collate([trajectories[i] for i in rows])
             with self._precision():
                 outputs = value(batch.tokens_BT, self.policy)
@@ -138,7 +147,7 @@ class Learner:
             if not count:
                 continue
             kl_before = sums["policy/kl_old"]
-            for rows in micro_batches([len(t) for t in chosen], self.config.token_budget):
+            for rows in micro_batches([len(t) for t in chosen], self.token_budget):
                 batch = collate([chosen[i] for i in rows], [advantages[int(part[i])] for i in rows])
                 succeeded = torch.tensor([chosen[i].outcome.success for i in rows], dtype=torch.float32)
                 loss, metrics = self._policy_loss(batch, succeeded)
@@ -168,7 +177,7 @@ class Learner:
             chosen = [trajectories[i] for i in part]
             batches = [
                 collate([chosen[i] for i in rows], returns=[targets[int(part[i])] for i in rows])
-                for rows in micro_batches([len(t) for t in chosen], self.config.token_budget)
+                for rows in micro_batches([len(t) for t in chosen], self.token_budget)
             ]
             count = sum(int(b.known_BT.sum()) for b in batches)
             for batch in batches:
@@ -185,7 +194,7 @@ class Learner:
         """One update towards what the mask marks as said: demonstrations, or whole texts."""
         count = sum(int(t.mask.sum()) for t in trajectories)
         total = 0.0
-        for rows in micro_batches([len(t) for t in trajectories], self.config.token_budget):
+        for rows in micro_batches([len(t) for t in trajectories], self.token_budget):
             batch = collate([trajectories[i] for i in rows])
             logprobs, _ = self._logprobs(self.policy, batch)
             loss, metrics = language_loss(logprobs)
@@ -246,7 +255,7 @@ class Learner:
             yield from (part for part in np.array_split(order, min(parts, size)))
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
 
     # -- keeping ---------------------------------------------------------------------------------------
 
