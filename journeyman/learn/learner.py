@@ -196,7 +196,7 @@ class Learner:
         total = 0.0
         for rows in micro_batches([len(t) for t in trajectories], self.token_budget):
             batch = collate([trajectories[i] for i in rows])
-            logprobs, _ = self._logprobs(self.policy, batch)
+            logprobs, _ = self.logprobs(self.policy, batch)
             loss, metrics = language_loss(logprobs)
             (loss / count).backward()
             total += metrics["loss"]
@@ -206,11 +206,11 @@ class Learner:
     # -- inside ----------------------------------------------------------------------------------------
 
     def _policy_loss(self, batch: Batch, succeeded: Tensor) -> tuple[Tensor, Metrics]:
-        logprobs, entropy = self._logprobs(self.policy, batch)
+        logprobs, entropy = self.logprobs(self.policy, batch)
         reference = None
         if self.reference is not None and self.config.loss.kl:
             with torch.no_grad():
-                reference, _ = self._logprobs(self.reference, batch)
+                reference, _ = self.logprobs(self.reference, batch)
         mask = batch.mask_BT
         return policy_loss(
             self.config.loss,
@@ -228,12 +228,12 @@ class Learner:
         if self.reference is None or not trajectories:
             return {}
         batch = collate(trajectories)
-        ours, _ = self._logprobs(self.policy, batch)
-        theirs, _ = self._logprobs(self.reference, batch)
+        ours, _ = self.logprobs(self.policy, batch)
+        theirs, _ = self.logprobs(self.reference, batch)
         difference = theirs - ours
         return {"policy/kl_reference": float((difference.exp() - difference - 1).mean())}
 
-    def _logprobs(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logprobs(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each sampled token, in mask order: two float32 [tokens sampled]."""
         with self._precision():
             hidden = model.hidden(batch.tokens_BT)
