@@ -21,8 +21,8 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadf
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo       a tiny model learns a job, with a report at the end (minutes, no GPU)'
-	@echo 'make demo-llm   the same with SmolLM2-135M, a real language model (long; see README.md)'
+	@echo 'make demo       a tiny model learns two jobs, with a report at the end (six minutes, no GPU)'
+	@echo 'make demo-llm   the same with SmolLM2-135M, a real language model (about 16 minutes)'
 	@echo 'make test       the fast tests           make test-all   all of them'
 	@echo 'make check      format, lint, types      make format     put the first two right'
 	@echo 'make bench      the quick form of every script in bench/'
