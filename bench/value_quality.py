@@ -117,7 +117,7 @@ def draw(table: Sequence[Mapping[str, Any]], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for job in dict.fromkeys(row["job"] for row in table):
         rows = [row for row in table if row["job"] == job and row["auc_50"] is not None]
         marks = sorted({row["episodes"] for row in rows})
@@ -125,10 +125,10 @@ def draw(table: Sequence[Mapping[str, Any]], file: Path) -> None:
         (line,) = axis.plot(marks, curves.mean(1), marker="o", ms=3, label=job)
         axis.fill_between(marks, curves.min(1), curves.max(1), alpha=0.15, color=line.get_color())
     axis.axhline(0.5, color="grey", lw=0.8, ls=":")
-    axis.set(xscale="log", xlabel="episodes V has learned from", ylabel="AUC at half of the episode", ylim=(0.4, 1))
+    axis.set(xscale="log", xlabel="episodes V has learned from", ylabel="AUC at half of the episode", ylim=(0.3, 1))
     axis.set_xticks(MARKS, [f"{mark:,}" for mark in MARKS])
     axis.minorticks_off()
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.grid(alpha=0.3)
     figure.savefig(file, dpi=130)
 

@@ -34,14 +34,14 @@ class OptimizerConfig:
             raise UsageError(f"learning_rate must be above 0, got {self.learning_rate}")
 
     def fitted(self, width: int, times: float = 1.0) -> OptimizerConfig:
-        """Where no learning rate was given: `times` 5e-4 at width 96, falling with its power 1.6.
+        """Where no learning rate was given: `times` 5e-4 up to width 96, falling with its power 1.6 above.
 
         That is what measured best for a tiny policy, 3e-5 for SmolLM2-135M (width 576) and 1e-6, which is usual,
         for a model of seven billion (width 4096).
         """
         if self.learning_rate is not None:
             return self
-        return replace(self, learning_rate=times * 5e-4 * (96 / width) ** 1.6)
+        return replace(self, learning_rate=times * 5e-4 * min(96 / width, 1) ** 1.6)
 
 
 class Optimizer:

@@ -161,7 +161,7 @@ def test_optimizers_resume_exactly(name: str) -> None:
 
 
 def test_a_learning_rate_that_is_not_given_follows_the_width() -> None:
-    assert OptimizerConfig().fitted(96).learning_rate == 5e-4
+    assert OptimizerConfig().fitted(32).learning_rate == OptimizerConfig().fitted(96).learning_rate == 5e-4
     assert OptimizerConfig().fitted(576).learning_rate == pytest.approx(2.8e-5, rel=0.05)
     assert OptimizerConfig().fitted(4096).learning_rate == pytest.approx(1.2e-6, rel=0.05)
     assert OptimizerConfig().fitted(96, 2).learning_rate == 1e-3
