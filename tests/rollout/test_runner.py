@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from journeyman.engine.base import Engine
+from journeyman.engine.base import Engine, Reply, Sampling
 from journeyman.engine.fake import ScriptedEngine
 from journeyman.engine.native import NativeEngine
 from journeyman.jobs.base import Env, Job
@@ -51,6 +52,30 @@ class Place(Job):
         if play is broken:
             broken(0, "")
         return Scripted(play)
+
+
+class Noting(ScriptedEngine):
+    """Gives every token a log-probability of its own, and notes what was asked, answered and closed."""
+
+    def __init__(self, script: Callable[[list[int]], Sequence[int]]) -> None:
+        super().__init__(script)
+        self.asked, self.logprobs, self.closed = list[Sampling](), list[float](), list[int]()
+
+    def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:
+        self.asked.append(sampling)
+        super().submit(sequence, tokens, sampling)
+
+    def step(self) -> list[Reply]:
+        replies: list[Reply] = []
+        for reply in super().step():
+            fresh = [-(len(self.logprobs) + i) / 8 for i in range(1, len(reply.tokens) + 1)]
+            self.logprobs += fresh
+            replies.append(replace(reply, logprobs=tuple(fresh)))
+        return replies
+
+    def close(self, sequence: int) -> None:
+        self.closed.append(sequence)
+        super().close(sequence)
 
 
 def go_on(turn: int, reply: str) -> StepResult:
@@ -102,6 +127,24 @@ def test_tokens_are_what_was_shown_and_what_was_sampled_and_nothing_else() -> No
     assert (t.outcome.reward, t.outcome.ending, t.outcome.success) == (1.0, Ending.TERMINATED, True)
 
 
+def test_a_spelling_the_tokenizer_would_not_choose_is_kept_with_its_logprobs() -> None:
+    spelled = [token for letter in "north" for token in RENDERER.encode(letter)] + [RENDERER.end_id]
+    assert spelled != SAID
+    engine = Noting(lambda read: spelled)
+    (t,) = play(third_time, config=RolloutConfig(temperature=0.5, top_p=0.9, max_reply_tokens=7), engine=engine)
+    assert [turn.reply for turn in t.turns] == ["north"] * 3
+    assert t.tokens[t.mask].tolist() == spelled * 3
+    assert t.logprobs[t.mask].tolist() == engine.logprobs
+    assert engine.asked == [Sampling(0.5, 0.9, 7, RENDERER.end_ids)] * 3 and t.temperature == 0.5
+    assert engine.closed == [0]
+
+
+def test_rewards_add_up_and_observations_are_shown_as_their_role() -> None:
+    (t,) = play(lambda turn, reply: StepResult("C1", 0.25, terminated=turn == 2, role="user"))
+    assert [turn.reward for turn in t.turns] == [0.25] * 3 and t.outcome.reward == 0.75
+    assert t.tokens[t.turns[0].stop : t.turns[1].start].tolist() == RENDERER.observe("C1", "user")
+
+
 def test_every_limit_truncates() -> None:
     def cut(turn: int, reply: str) -> StepResult:
         return StepResult("C1", truncated=turn == 1)
@@ -114,6 +157,9 @@ def test_every_limit_truncates() -> None:
     assert {t.outcome.ending for t in (by_env, by_job, by_config, by_context)} == {Ending.TRUNCATED}
     assert [len(t.turns) for t in (by_env, by_job, by_config, by_context)] == [2, 4, 2, 2]
     assert len(by_context) == room
+    (no_room,) = play(go_on, engine=ScriptedEngine(lambda read: SAID, context=room - 1))
+    assert (len(no_room.turns), no_room.outcome.ending) == (1, Ending.TRUNCATED)
+    assert len(no_room) == opening + len(SAID), "an observation nobody can answer is not read"
 
 
 def test_a_reply_that_never_stops_is_cut_and_closed_for_the_next_turn() -> None:
@@ -146,20 +192,32 @@ def test_a_prompt_that_does_not_fit_never_reaches_the_engine() -> None:
     def refuse(read: list[int]) -> list[int]:
         raise AssertionError("the engine was asked")
 
-    (t,) = play(done, engine=ScriptedEngine(refuse, context=3))
+    opening = len(RENDERER.open(Place(done).task("train", 0).messages))
+    (t,) = play(done, engine=ScriptedEngine(refuse, context=opening))
     assert (t.outcome.ending, t.outcome.boundary) == (Ending.FAILED, "engine")
-    assert "context holds 3" in (t.outcome.error or "")
+    assert t.outcome.error == f"the prompt has {opening} tokens and the context holds {opening}"
 
 
 def test_sequences_are_closed_when_nobody_listens_any_more() -> None:
-    engine = ScriptedEngine(lambda read: SAID)
-    job = Place(done, go_on, go_on)
+    engine = Noting(lambda read: SAID)
+    job = Place(go_on, done)  # in this order: the first is asked again before the second ends
     records = rollout(
         engine, RENDERER, {"place": job}, attempts(list(job.tasks("train")), repeats=2, prefix="t", seed=0)
     )
-    assert next(records).outcome.success
+    assert next(records).outcome.success and engine.busy
     records.close()  # type: ignore[attr-defined]
-    assert not engine.busy
+    assert not engine.busy and sorted(engine.closed) == [0, 1, 2, 3]
+
+
+def test_every_order_is_answered_once_under_its_own_name() -> None:
+    job = Place(go_on, third_time, done, late, broken)
+    orders = attempts(list(job.tasks("train")), repeats=40, prefix="t", seed=0, step=7)
+    engine = Noting(lambda read: SAID)
+    engine.version = 3
+    played = list(rollout(engine, RENDERER, {"place": job}, orders))
+    found = sorted((t.id, t.group, t.task.id, t.step, t.policy_version) for t in played)
+    assert found == sorted((o.id, o.group, o.task.id, 7, 3) for o in orders) and len(found) == 200
+    assert sorted(engine.closed) == list(range(160)), "all are closed but those that never began"
 
 
 def test_every_attempt_is_yielded_once_and_a_real_engine_samples_what_the_seed_says() -> None:
@@ -177,3 +235,5 @@ def test_seeds_differ_by_member_task_step_and_run() -> None:
     orders = [o for prefix, seed in runs for o in attempts(tasks, repeats=3, prefix=prefix, seed=seed)]
     assert len({o.seed for o in orders}) == len(orders) == 24
     assert orders == [o for prefix, seed in runs for o in attempts(tasks, repeats=3, prefix=prefix, seed=seed)]
+    (one,), (other,) = (attempts([task], repeats=1, prefix="t", seed=0) for task in tasks)
+    assert one.id == other.id and one.seed != other.seed, "another task in the same place is sampled anew"
