@@ -11,8 +11,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class TimeLimitExceeded(Exception):
-    """The call did not come back in time."""
+class TimeLimitExceeded(BaseException):
+    """The call did not come back in time. No `Exception`: code that swallows those must not outlive its limit."""
+
+
+FAILURES = (Exception, SystemExit, TimeLimitExceeded)
+"""What may come out of code that is not ours; Ctrl-C is not among it."""
 
 
 def call_within(seconds: float, function: Callable[[], T]) -> T:

@@ -20,7 +20,7 @@ from journeyman.engine.base import Engine, Reply, Sampling
 from journeyman.errors import UsageError
 from journeyman.jobs.base import Env, Job
 from journeyman.model.render import Renderer
-from journeyman.rollout.guard import TimeLimitExceeded, call_within
+from journeyman.rollout.guard import FAILURES, TimeLimitExceeded, call_within
 from journeyman.types import Ending, Outcome, StepResult, Task, Trajectory, Turn
 
 
@@ -95,11 +95,11 @@ def rollout(
     """
     config = config or RolloutConfig()
     episodes: dict[int, _Episode] = {}
-    for attempt in attempts:
-        failed = _open(engine, renderer, jobs, attempt, config, episodes)
-        if failed is not None:
-            yield failed
     try:
+        for attempt in attempts:
+            failed = _open(engine, renderer, jobs, attempt, config, episodes)
+            if failed is not None:
+                yield failed
         while episodes:
             for reply in engine.step():
                 episode = episodes[reply.sequence]
@@ -139,7 +139,7 @@ def _open(
     else:
         try:
             episode.env = call_within(config.seconds_per_step, lambda: job.env(attempt.task))
-        except Exception as error:
+        except FAILURES as error:
             failure = Outcome(0.0, Ending.FAILED, f"{type(error).__name__}: {error}", "environment")
     if failure is not None:
         return _trajectory(episode, failure, engine.version, config.temperature)
@@ -159,7 +159,7 @@ def _advance(
     assert env is not None
     try:
         result = _checked(call_within(config.seconds_per_step, lambda: env.step(text)))
-    except Exception as error:
+    except FAILURES as error:
         episode.turns.append(Turn(start, len(episode.tokens), text, "", 0.0))
         late = isinstance(error, TimeLimitExceeded)
         message = f"the grader gave {error}" if late else f"{type(error).__name__}: {error}"

@@ -24,7 +24,7 @@ def elsewhere(call: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             found.append((call(), None))
-        except Exception as error:
+        except BaseException as error:
             found.append((None, error))
 
     thread = threading.Thread(target=run)

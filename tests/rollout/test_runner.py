@@ -21,7 +21,8 @@ from journeyman.rollout.runner import RolloutConfig, attempts, rollout
 from journeyman.types import Ending, Message, StepResult, Task, Trajectory
 
 RENDERER = Renderer(load("apprentice").tokenizer)
-SAID = RENDERER.reply_ids("north")
+ASK = (Message("user", "A1 to B1"),)
+OPENING, SAID = RENDERER.open(ASK), RENDERER.reply_ids("north")
 Play = Callable[[int, str], StepResult]
 """(turn, reply) to the environment's answer."""
 
@@ -45,7 +46,7 @@ class Place(Job):
         self.splits = {"train": len(plays)}
 
     def task(self, split: str, index: int) -> Task:
-        return Task(self.name, split, index, (Message("user", "A1 to B1"),))
+        return Task(self.name, split, index, ASK)
 
     def env(self, task: Task) -> Env:
         play = self.plays[task.index]
@@ -115,11 +116,9 @@ def play(
 def test_tokens_are_what_was_shown_and_what_was_sampled_and_nothing_else() -> None:
     (t,) = play(third_time)
     shown = RENDERER.observe("wall", "tool")
-    opening = RENDERER.open(t.task.messages)
-    assert t.tokens.tolist() == opening + SAID + shown + SAID + shown + SAID
-    assert t.mask.tolist() == [False] * len(opening) + ([True] * len(SAID) + [False] * len(shown)) * 2 + [True] * len(
-        SAID
-    )
+    unsaid, said = [False] * len(shown), [True] * len(SAID)
+    assert t.tokens.tolist() == OPENING + SAID + shown + SAID + shown + SAID
+    assert t.mask.tolist() == [False] * len(OPENING) + said + unsaid + said + unsaid + said
     assert (t.logprobs[t.mask] == -1).all() and (t.logprobs[~t.mask] == 0).all()
     assert np.isnan(t.values).all()
     assert [turn.reply for turn in t.turns] == ["north"] * 3
@@ -136,7 +135,6 @@ def test_a_spelling_the_tokenizer_would_not_choose_is_kept_with_its_logprobs() -
     assert t.tokens[t.mask].tolist() == spelled * 3
     assert t.logprobs[t.mask].tolist() == engine.logprobs
     assert engine.asked == [Sampling(0.5, 0.9, 7, RENDERER.end_ids)] * 3 and t.temperature == 0.5
-    assert engine.closed == [0]
 
 
 def test_rewards_add_up_and_observations_are_shown_as_their_role() -> None:
@@ -151,15 +149,14 @@ def test_every_limit_truncates() -> None:
 
     (by_env,), (by_job,) = play(cut), play(go_on)
     (by_config,) = play(go_on, config=RolloutConfig(max_turns=2))
-    opening = len(RENDERER.open(Place(go_on).task("train", 0).messages))
-    room = opening + len(SAID) + len(RENDERER.observe("C1", "tool")) + 1
+    room = len(OPENING) + len(SAID) + len(RENDERER.observe("C1", "tool")) + 1
     (by_context,) = play(go_on, engine=ScriptedEngine(lambda read: SAID, context=room))
     assert {t.outcome.ending for t in (by_env, by_job, by_config, by_context)} == {Ending.TRUNCATED}
     assert [len(t.turns) for t in (by_env, by_job, by_config, by_context)] == [2, 4, 2, 2]
     assert len(by_context) == room
     (no_room,) = play(go_on, engine=ScriptedEngine(lambda read: SAID, context=room - 1))
     assert (len(no_room.turns), no_room.outcome.ending) == (1, Ending.TRUNCATED)
-    assert len(no_room) == opening + len(SAID), "an observation nobody can answer is not read"
+    assert len(no_room) == len(OPENING + SAID), "an observation nobody can answer is not read"
 
 
 def test_a_reply_that_never_stops_is_cut_and_closed_for_the_next_turn() -> None:
@@ -192,18 +189,16 @@ def test_a_prompt_that_does_not_fit_never_reaches_the_engine() -> None:
     def refuse(read: list[int]) -> list[int]:
         raise AssertionError("the engine was asked")
 
-    opening = len(RENDERER.open(Place(done).task("train", 0).messages))
-    (t,) = play(done, engine=ScriptedEngine(refuse, context=opening))
+    (t,) = play(done, engine=ScriptedEngine(refuse, context=len(OPENING)))
     assert (t.outcome.ending, t.outcome.boundary) == (Ending.FAILED, "engine")
-    assert t.outcome.error == f"the prompt has {opening} tokens and the context holds {opening}"
+    assert t.outcome.error == f"the prompt has {len(OPENING)} tokens and the context holds {len(OPENING)}"
 
 
 def test_sequences_are_closed_when_nobody_listens_any_more() -> None:
     engine = Noting(lambda read: SAID)
     job = Place(go_on, done)  # in this order: the first is asked again before the second ends
-    records = rollout(
-        engine, RENDERER, {"place": job}, attempts(list(job.tasks("train")), repeats=2, prefix="t", seed=0)
-    )
+    orders = attempts(list(job.tasks("train")), repeats=2, prefix="t", seed=0)
+    records = rollout(engine, RENDERER, {"place": job}, orders)
     assert next(records).outcome.success and engine.busy
     records.close()  # type: ignore[attr-defined]
     assert not engine.busy and sorted(engine.closed) == [0, 1, 2, 3]
@@ -229,11 +224,37 @@ def test_every_attempt_is_yielded_once_and_a_real_engine_samples_what_the_seed_s
 
 
 def test_seeds_differ_by_member_task_step_and_run() -> None:
-    job = Place(done, done)
-    tasks = list(job.tasks("train"))
+    tasks = list(Place(done, done).tasks("train"))
     runs = [(prefix, seed) for prefix in ("step000000", "step000001") for seed in (0, 1)]
     orders = [o for prefix, seed in runs for o in attempts(tasks, repeats=3, prefix=prefix, seed=seed)]
     assert len({o.seed for o in orders}) == len(orders) == 24
     assert orders == [o for prefix, seed in runs for o in attempts(tasks, repeats=3, prefix=prefix, seed=seed)]
     (one,), (other,) = (attempts([task], repeats=1, prefix="t", seed=0) for task in tasks)
     assert one.id == other.id and one.seed != other.seed, "another task in the same place is sampled anew"
+
+
+def test_a_grader_that_exits_or_swallows_errors_fails_its_own_episode() -> None:
+    def leaves(turn: int, reply: str) -> StepResult:
+        raise SystemExit(3)
+
+    def swallows(turn: int, reply: str) -> StepResult:
+        while True:
+            try:
+                time.sleep(0.001)
+            except Exception:
+                continue
+
+    left, stuck, well = play(leaves, swallows, done, config=RolloutConfig(seconds_per_step=0.05))
+    assert left.outcome.error == "SystemExit: 3" and "no answer within" in stuck.outcome.error
+    assert well.outcome.success
+
+
+def test_a_listener_who_leaves_at_a_failed_start_leaves_nothing_open() -> None:
+    engine = Noting(lambda read: SAID)
+    job = Place(done, broken)
+    records = rollout(
+        engine, RENDERER, {"place": job}, attempts(list(job.tasks("train")), repeats=1, prefix="t", seed=0)
+    )
+    assert next(records).outcome.ending is Ending.FAILED and engine.busy
+    records.close()  # type: ignore[attr-defined]
+    assert not engine.busy
