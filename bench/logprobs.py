@@ -15,13 +15,12 @@ import torch
 
 from bench.common import Results, parser
 from journeyman.api import open_model
-from journeyman.engine.native import NativeEngine
 from journeyman.jobs import resolve
 from journeyman.learn.batch import collate, micro_batches
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.model.render import Renderer
 from journeyman.rollout.runner import attempts, rollout
-from journeyman.stages import engine_weights
+from journeyman.stages import native_engine
 
 SUMS = "reasoning_gym:chain_sum,max_terms=2,max_digits=2,max_reply_tokens=32"
 
@@ -30,15 +29,15 @@ def differences(model: str, job: str, precision: str, episodes: int) -> np.ndarr
     """Trainer's less engine's log-probability of every sampled token: float64 [tokens]."""
     loaded, what = open_model(model), resolve(job)
     learner = Learner(loaded.model, None, UpdateConfig(precision=precision), keep_reference=False)  # type: ignore[arg-type]
-    engine = NativeEngine(engine_weights(learner), slots=64, context=512)
+    engine = native_engine(learner, slots=64, context=512)
     orders = attempts(list(what.tasks("train", episodes)), repeats=1, prefix="l", seed=0)
     played = list(rollout(engine, Renderer(loaded.tokenizer), {what.name: what}, orders))
     found: list[torch.Tensor] = []
-    for rows in micro_batches([len(t) for t in played], learner.token_budget):
+    for rows in micro_batches(played, learner.token_budget):
         batch = collate([played[i] for i in rows])
         with torch.no_grad():
             ours, _ = learner.logprobs(learner.policy, batch)
-        found.append(ours - batch.logprobs_BT[batch.mask_BT])
+        found.append(ours - batch.logprob_A)
     return torch.cat(found).double().numpy()
 
 

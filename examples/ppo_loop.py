@@ -41,7 +41,6 @@ def main() -> None:
     for _ in school(pupil, demonstrations([job], [60], SEED, renderer), SchoolConfig(), updates=150, seed=SEED):
         pass
 
-    # The learner shares its weights with the engine: an update is sampled from at once.
     config = UpdateConfig(policy=OptimizerConfig(learning_rate=1e-3), critic=OptimizerConfig(learning_rate=2e-3))
     learner = Learner.start(model.model, ValueConfig(placement="twin", target="bernoulli"), config)
     engine = NativeEngine(learner.policy, slots=128, context=512)
@@ -65,6 +64,7 @@ def main() -> None:
         learner.update_value(episodes, targets, rng)
         if step >= WARMUP:  # a value function has to be good before it is used
             learner.update_policy(episodes, advantages, rng)
+            engine.load(learner.policy, learner.version)
 
         success = np.mean([t.outcome.success for t in episodes])
         print(f"step {step:3d}  success {success:5.1%}  tokens {sum(len(t) for t in episodes):6d}", flush=True)

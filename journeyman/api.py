@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig, ExamResult, examine, splits_of
 from journeyman.jobs import resolve
@@ -19,7 +18,7 @@ from journeyman.learn.school import school as lessons_learned
 from journeyman.model.load import LoadedModel, load, save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh, is_tiny
-from journeyman.stages import Record
+from journeyman.stages import Record, native_engine
 
 
 def school(
@@ -67,7 +66,7 @@ def exam(
     config = config or ExamConfig()
     loaded = open_model(model)
     learner = Learner(loaded.model, loaded.value, UpdateConfig(), keep_reference=False)
-    engine = NativeEngine(loaded.model, slots=slots, context=context)
+    engine = native_engine(learner, slots=slots, context=context)
     examined = resolve(job)
     for split in splits_of(examined, config.splits):
         part = replace(config, splits=(split,))

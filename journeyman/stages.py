@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,7 +81,7 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
         store=store,
         jobs=jobs,
         learner=learner,
-        engine=NativeEngine(engine_weights(learner), slots=config.slots, context=config.context),
+        engine=native_engine(learner, slots=config.slots, context=config.context),
         tokenizer=loaded.tokenizer,
         renderer=Renderer(loaded.tokenizer),
         progress=progress,
@@ -269,17 +268,12 @@ def save_checkpoint(s: Learning) -> None:
 
 def publish(s: Learning) -> None:
     """Let the engine sample from the learner's present weights."""
-    assert isinstance(s.engine, NativeEngine)
-    if s.engine.model is not s.learner.policy:
-        s.engine.model.load_state_dict(s.learner.policy.state_dict())
-    s.engine.version = s.learner.version
+    s.engine.load(s.learner.policy, s.learner.version)
 
 
-def engine_weights(learner: Learner) -> Decoder:
-    """The engine shares the learner's weights, or has a rounded copy when the arithmetic is bfloat16."""
-    if learner.precision == "float32":
-        return learner.policy
-    return copy.deepcopy(learner.policy).requires_grad_(False).to(torch.bfloat16)
+def native_engine(learner: Learner, *, slots: int, context: int) -> NativeEngine:
+    """An engine for the learner's policy, in the learner's precision."""
+    return NativeEngine(learner.policy, slots=slots, context=context, dtype=getattr(torch, learner.precision))
 
 
 def new_learner(config: LearnConfig, policy: Decoder) -> Learner:

@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "journeyman"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "errors"}),
+    frozenset({"types", "errors", "machine"}),
+    frozenset({"kernels"}),
     frozenset({"jobs", "model", "experience"}),
     frozenset({"engine"}),
     frozenset({"rollout"}),

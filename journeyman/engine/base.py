@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from journeyman.errors import UsageError
+from journeyman.model.decoder import Decoder
 
 Finish = Literal["stop", "length", "context"]
 """A reply ended by an end token, by its token limit, or because the context is full."""
@@ -61,11 +62,15 @@ class Engine(ABC):
 
     Attributes:
         context: most tokens one sequence can hold.
-        version: version of the weights that sample now; the owner of the weights sets it.
+        version: version of the weights that sample now.
     """
 
     context: int
     version: int = 0
+
+    @abstractmethod
+    def load(self, model: Decoder, version: int) -> None:
+        """Sample from these weights from now on. Sequences under way go on with them, on what they have read."""
 
     @abstractmethod
     def open(self, seed: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from journeyman.engine.base import Engine, Reply, Sampling
+from journeyman.model.decoder import Decoder
 
 
 class ScriptedEngine(Engine):
@@ -24,6 +25,9 @@ class ScriptedEngine(Engine):
         self.script, self.context = script, context
         self._read: dict[int, list[int]] = {}
         self._asked: dict[int, Sampling] = {}
+
+    def load(self, model: Decoder, version: int) -> None:
+        self.version = version
 
     def open(self, seed: int) -> int:
         sequence = len(self._read)

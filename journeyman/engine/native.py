@@ -1,13 +1,11 @@
-"""The native engine: continuous batching over a slotted key/value cache, on the trainer's own decoder.
+"""The native engine: continuous batching over a cache of shared blocks, on the trainer's own weights.
 
-A sequence holds a row ("slot") of the cache. One step feeds every busy row its unread tokens, up to `chunk`
-of them, and samples one token in each row that has read everything. Linear layers see the flat tokens of all
-rows, without padding; attention runs once for all rows' last tokens, and once more, padded, for the rows
-that read more than one. When the last rows of a batch finish, the remaining ones are moved to the front, so
-that a view of the cache suffices and nothing is gathered.
+One step feeds every busy row its unread tokens, up to `chunk` of them in all beside one per row, and samples one
+token in each row that has read everything. All layers but attention see the flat tokens of all rows, without
+padding. A single token attends straight to its row's blocks, whatever their number; rows that read many tokens at once
+do as when learning (`kernels/attention.py`).
 
-Shapes: R busy rows, N flat tokens, C tokens of the longest chunk, S cache length in view, K key/value heads,
-G query heads per key/value head, E head width, V vocabulary.
+Shapes: R busy rows, N flat tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,14 +17,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from journeyman import machine
 from journeyman.engine.base import Engine, Finish, Reply, Sampling
+from journeyman.engine.cache import BlockCache, Ints
+from journeyman.engine.packed import packed
 from journeyman.errors import UsageError
-from journeyman.model.decoder import Decoder
+from journeyman.kernels.attention import Rows, squares
+from journeyman.kernels.loops import loops
+from journeyman.model.decoder import Attend, Decoder
 
-Ints = npt.NDArray[np.int64]
+FEW = 8
+"""A row that reads at most this many tokens lets each attend by itself, as when it samples."""
+
+NEVER = -1
+"""Stands for no token in the list of those that end a reply."""
 
 
 @dataclass
@@ -41,54 +47,60 @@ class _Sequence:
     waiting: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Rows that attend together: flat positions of their queries and the part of the cache they see."""
-
-    flat: Tensor  # [R, C] index into the flat tokens; padding repeats a row's last token
-    rows: Tensor | slice  # cache rows
-    mask: Tensor  # [R, 1, G * C, S] additive, per layer window
-    scatter: tuple[Tensor, Tensor] | None  # ([R, C] positions that are real, flat index of each) for padded groups
-
-
 class NativeEngine(Engine):
-    """Samples from a :class:`Decoder` that it shares with its owner: an in-place update is seen at once.
+    """Samples from a copy of a :class:`Decoder`'s weights, which `load` renews.
 
     Args:
-        model: the weights; the cache takes their type and device.
+        model: the weights.
         slots: sequences in flight; more wait in line.
         context: longest sequence, at most the model's positions.
-        chunk: most tokens a row reads in one step; bounds the memory of a long prompt.
+        chunk: tokens of prompts that are read in one step; bounds memory, and how long a long prompt holds up others.
+        dtype: arithmetic of matrix products and type of the cache; the weights' own when not given.
     """
 
-    def __init__(self, model: Decoder, *, slots: int = 64, context: int | None = None, chunk: int = 512) -> None:
-        config = model.config
-        self.context = min(context or config.max_positions, config.max_positions)
+    def __init__(
+        self,
+        model: Decoder,
+        *,
+        slots: int = 64,
+        context: int | None = None,
+        chunk: int = 2048,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        machine.prepare()
+        self.config = model.config
+        self.context = min(context or self.config.max_positions, self.config.max_positions)
         if slots < 1 or chunk < 1:
             raise UsageError(f"the engine needs at least one slot and a chunk of one, got {slots} and {chunk}")
-        self.model, self.slots, self.chunk = model, slots, chunk
-        weight = model.model.embed_tokens.weight
-        self.device, self.dtype = weight.device, weight.dtype
-        shape = (config.layers, slots, config.kv_heads, self.context, config.head_width)
-        self.keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        self.values = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        self.slots, self.chunk = slots, chunk
+        self.model = packed(model, dtype or model.head.dtype)
+        self.device = self.model.device
+        self.run = loops(self.device.type, self.model.dtype)
+        self.cache = BlockCache(self.config, slots, self.context, self.model.dtype, self.device)
         self.tokens: Ints = np.zeros((slots, self.context + 1), np.int64)
         self.logprobs = np.zeros((slots, self.context + 1), np.float32)
         self.read: Ints = np.zeros(slots, np.int64)
         self.known: Ints = np.zeros(slots, np.int64)
         self.limit: Ints = np.zeros(slots, np.int64)
         self.active = np.zeros(slots, bool)
+        self.starting = np.zeros(slots, bool)
+        """Rows that may yet find their beginning in the cache."""
         self.seeds = np.zeros(slots, np.uint64)
         self.temperature = np.ones(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
+        self.stop: Ints = np.full((slots, 1), NEVER, np.int64)
         self.owner: list[int] = [-1] * slots
         self.free = list(range(slots - 1, -1, -1))
         self.line: deque[int] = deque()
         self.sequences: dict[int, _Sequence] = {}
         self.next_id = 0
-        self.generated = 0
 
     # -- the contract ---------------------------------------------------------------------------------
+
+    def load(self, model: Decoder, version: int) -> None:
+        self.model.load(model)
+        self.cache.forget()
+        self.version = version
 
     def open(self, seed: int) -> int:
         self.next_id += 1
@@ -105,8 +117,11 @@ class NativeEngine(Engine):
             return twin
         if not self.free:
             raise UsageError(f"no free slot to fork into: all {self.slots} are taken", fix="give the engine more slots")
-        self._seat(twin)
-        self._copy_row(source.slot, self.sequences[twin].slot)
+        slot = self._seat(twin)
+        self.cache.fork(source.slot, slot, int(self.read[source.slot]))
+        for column in (self.tokens, self.logprobs, self.read, self.known):
+            column[slot] = column[source.slot]
+        self.starting[slot] = False
         return twin
 
     def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:
@@ -125,6 +140,7 @@ class NativeEngine(Engine):
         if entry.slot >= 0:
             self.active[entry.slot] = False
             self.owner[entry.slot] = -1
+            self.cache.release(entry.slot)
             self.free.append(entry.slot)
         elif entry.busy:
             self.line.remove(sequence)
@@ -137,21 +153,25 @@ class NativeEngine(Engine):
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
-        self._compact()
         rows: Ints = np.flatnonzero(self.active)
         if not len(rows):
             return []
         full = rows[self.known[rows] >= self.context]
         if len(full):
             return self._finish(full, "context")
-        counts = np.minimum(self.known[rows] - self.read[rows], self.chunk)
+        rows, counts = self._scheduled(rows)
         hidden = self._forward(rows, counts)
         self.read[rows] += counts
+        for row in rows[self.starting[rows]].tolist():
+            self.cache.wrote(row, 0, int(self.read[row]))
         ready = self.read[rows] == self.known[rows]
-        last = np.cumsum(counts) - 1
-        if not ready.any():
+        self.starting[rows[ready]] = False
+        last = (np.cumsum(counts) - 1)[ready]
+        if not len(last):
             return []
-        return self._sample(rows[ready], hidden[torch.from_numpy(last[ready]).to(self.device)])
+        if len(last) < len(hidden):
+            hidden = hidden[torch.from_numpy(last).to(self.device)]
+        return self._sample(rows[ready], hidden)
 
     # -- slots ----------------------------------------------------------------------------------------
 
@@ -161,6 +181,7 @@ class NativeEngine(Engine):
         entry.slot, self.owner[slot] = slot, sequence
         self.read[slot] = self.known[slot] = 0
         self.seeds[slot] = np.uint64(entry.seed & 0xFFFFFFFFFFFFFFFF)
+        self.starting[slot] = True
         return slot
 
     def _admit(self, sequence: int) -> None:
@@ -181,150 +202,118 @@ class NativeEngine(Engine):
         room = entry.reply_start if truncated else min(entry.reply_start + sampling.max_tokens, self.context)
         self.limit[slot] = room
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
+        self._ends(slot, sampling.stop)
         self.active[slot] = True
 
-    def _copy_row(self, source: int, target: int) -> None:
-        length = int(self.read[source])
-        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
-        self.tokens[target], self.logprobs[target] = self.tokens[source], self.logprobs[source]
-        for column in (self.read, self.known):
-            column[target] = column[source]
+    def _ends(self, slot: int, stop: frozenset[int]) -> None:
+        """Note the tokens that end this row's replies."""
+        if len(stop) > self.stop.shape[1]:
+            wider = np.full((self.slots, len(stop)), NEVER, np.int64)
+            wider[:, : self.stop.shape[1]] = self.stop
+            self.stop = wider
+        self.stop[slot] = NEVER
+        self.stop[slot, : len(stop)] = list(stop)
 
-    def _compact(self) -> None:
-        """Move the rearmost rows into holes in front while that makes the view of the cache smaller."""
-        self.free.sort(reverse=True)
-        while self.free:
-            taken = self.slots - 1
-            while taken >= 0 and self.owner[taken] < 0:
-                taken -= 1
-            hole = self.free[-1]
-            if hole > taken:
-                return
-            self._copy_row(taken, hole)
-            for column in (self.limit, self.active, self.seeds, self.temperature, self.top_p):
-                column[hole] = column[taken]
-            self.active[taken] = False
-            owner = self.owner[taken]
-            self.owner[hole], self.owner[taken] = owner, -1
-            self.sequences[owner].slot = hole
-            self.free[-1] = taken
-            self.free.sort(reverse=True)
+    def _scheduled(self, rows: Ints) -> tuple[Ints, Ints]:
+        """The rows of this step and how many tokens each reads: one where it samples, a share of `chunk` else."""
+        counts = self.known[rows] - self.read[rows]
+        if not self.starting[rows].any() and counts.max() == 1:
+            return rows, counts
+        left = self.chunk
+        for place, row in enumerate(rows.tolist()):
+            if self.starting[row] and not self.cache.names[row] and not self.read[row]:
+                found = self.cache.begin(row, self.tokens[row, : self.known[row]])
+                if found is None:
+                    counts[place] = 0
+                    continue
+                self.read[row] = found
+                counts[place] = self.known[row] - found
+            if counts[place] > 1:
+                counts[place] = min(counts[place], left)
+                left -= counts[place]
+        going = counts > 0
+        return rows[going], counts[going]
 
     # -- one forward pass -----------------------------------------------------------------------------
 
     def _forward(self, rows: Ints, counts: Ints) -> Tensor:
         """Hidden states [N, D] of the unread tokens of each row, which enter the cache."""
-        row_of = np.repeat(rows, counts)
-        offset = np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        position = self.read[row_of] + offset
-        flat_row, flat_position, tokens = (
+        self.cache.reserve(rows, self.read[rows] + counts)
+        single = bool(counts.max() == 1)
+        row_of = rows if single else np.repeat(rows, counts)
+        position = self.read[row_of]
+        if not single:
+            position = position + np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        row, place, tokens = (
             torch.from_numpy(x).to(self.device) for x in (row_of, position, self.tokens[row_of, position])
         )
-        groups = self._groups(rows, counts)
+        return self.model.hidden(tokens, place, self._attention(rows, counts, row, place))
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self.keys[layer, flat_row, :, flat_position] = k
-            self.values[layer, flat_row, :, flat_position] = v
-            out = torch.empty_like(q)
-            for group in groups:
-                self._attend(layer, q, out, group)
+    def _attention(self, rows: Ints, counts: Ints, row: Tensor, place: Tensor) -> Attend:
+        """What each of the flat tokens, at (row, place), attends to in this step."""
+        cache, config = self.cache, self.config
+        table = torch.from_numpy(cache.table).to(self.device)
+        many = counts > FEW
+        groups = []
+        alone = None
+        if many.any():
+            starts = np.cumsum(counts) - counts
+            groups = squares(starts[many], counts[many], self.read[rows[many]], rows[many], self.device)
+            alone = torch.from_numpy(np.flatnonzero(np.repeat(~many, counts))).to(self.device)
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            keys, values, window = cache.keys[layer], cache.values[layer], config.window(layer)
+            self.run.store(qkv, keys, values, table, row, place)
+            out = qkv.new_empty(len(qkv), config.heads, config.head_width)
+            if alone is None:
+                self.run.attend(qkv, out, keys, values, table, row, place, window)
+                return out
+            if len(alone):
+                some = out[alone]
+                self.run.attend(qkv[alone], some, keys, values, table, row[alone], place[alone], window)
+                out[alone] = some
+            for members, lengths, square in groups:
+                key, value = cache.gathered(layer, members, lengths)
+                found = Rows.of_cache(self.run, qkv[:, : config.heads], key, value, square, window)
+                self.run.ungather(found.attended()[0], out, square.query)
             return out
 
-        return self.model.model(tokens, flat_position, attend)
-
-    def _groups(self, rows: Ints, counts: Ints) -> list[_Group]:
-        ends = np.cumsum(counts)
-        single = counts == 1
-        groups: list[_Group] = []
-        for members in (np.flatnonzero(single), np.flatnonzero(~single)):
-            if len(members):
-                groups.append(self._group(rows[members], counts[members], ends[members]))
-        return groups
-
-    def _group(self, rows: Ints, counts: Ints, ends: Ints) -> _Group:
-        longest = int(counts.max())
-        column = np.arange(longest)[None, :]
-        real = column < counts[:, None]
-        flat = np.minimum((ends - counts)[:, None] + column, (ends - 1)[:, None])
-        position = np.minimum(self.read[rows][:, None] + column, (self.read[rows] + counts - 1)[:, None])
-        seen = int(position.max()) + 1
-        contiguous = len(rows) == rows[-1] - rows[0] + 1
-        place = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else torch.from_numpy(rows).to(self.device)
-        config = self.model.config
-        hidden_keys = torch.arange(seen)[None, None, :] > torch.from_numpy(position)[:, :, None]
-        if config.windows:
-            window = max(w for w in config.windows if w is not None)
-            if any(w != window for w in config.windows):
-                raise UsageError("the native engine needs one attention window for all layers")
-            hidden_keys |= torch.arange(seen)[None, None, :] <= torch.from_numpy(position)[:, :, None] - window
-        mask = torch.zeros(hidden_keys.shape, dtype=self.dtype).masked_fill_(hidden_keys, float("-inf"))
-        grouped = config.heads // config.kv_heads
-        mask = mask.repeat(1, grouped, 1) if grouped > 1 else mask
-        scatter = None
-        if not real.all():
-            scatter = (torch.from_numpy(real).to(self.device), torch.from_numpy(flat[real]).to(self.device))
-        flat_index = torch.from_numpy(flat).to(self.device)
-        return _Group(flat_index, place, mask.unsqueeze(1).to(self.device), scatter)
-
-    def _attend(self, layer: int, q: Tensor, out: Tensor, group: _Group) -> None:
-        """Queries of one key/value head sit side by side, so that grouped heads need no copies of the cache."""
-        count, chunk = group.flat.shape
-        seen = group.mask.shape[-1]
-        kv_heads, width = self.keys.shape[2], self.keys.shape[4]
-        grouped = q.shape[1] // kv_heads
-        query = q[group.flat].view(count, chunk, kv_heads, grouped, width).permute(0, 2, 3, 1, 4)
-        query = query.reshape(count, kv_heads, grouped * chunk, width)
-        keys, values = self.keys[layer, group.rows, :, :seen], self.values[layer, group.rows, :, :seen]
-        result = F.scaled_dot_product_attention(query, keys, values, attn_mask=group.mask)
-        result = result.view(count, kv_heads, grouped, chunk, width).permute(0, 3, 1, 2, 4)
-        result = result.reshape(count, chunk, q.shape[1], width)
-        if group.scatter is None:
-            out[group.flat] = result
-        else:
-            out[group.scatter[1]] = result[group.scatter[0]]
+        return attend
 
     # -- sampling -------------------------------------------------------------------------------------
 
     def _sample(self, rows: Ints, hidden: Tensor) -> list[Reply]:
-        logits = self.model.logits(hidden).float()
+        logits = self.model.logits(hidden)
         temperature = torch.from_numpy(self.temperature[rows]).to(self.device)
-        greedy = temperature == 0
-        logprobs = (logits / torch.where(greedy, 1.0, temperature)[:, None]).log_softmax(-1)
-        choice = self._choose(rows, logprobs)
-        if greedy.any():
-            choice = torch.where(greedy, logits.argmax(-1), choice)
-        chosen = logprobs.gather(-1, choice[:, None]).squeeze(-1)
+        draws = torch.from_numpy(uniform(self.seeds[rows], self.known[rows])).to(self.device)
+        choice, chosen = self.run.sample(logits, temperature, draws)
+        if (self.top_p[rows] < 1).any():
+            choice, chosen = self._nucleus(rows, logits, temperature, draws, choice, chosen)
         at = self.known[rows]
         tokens = choice.cpu().numpy()
         self.tokens[rows, at] = tokens
         self.logprobs[rows, at] = chosen.cpu().numpy()
-        self.known[rows] += 1
-        self.generated += len(rows)
-        stopped = np.fromiter(
-            (int(t) in self._sampling(r).stop for r, t in zip(rows, tokens, strict=True)), bool, len(rows)
-        )
-        spent = ~stopped & (self.known[rows] >= self.limit[rows])
-        return self._finish(rows[stopped], "stop") + self._finish(rows[spent], "length")
+        self.known[rows] = at + 1
+        stopped = (self.stop[rows] == tokens[:, None]).any(1)
+        over = stopped | (at + 1 >= self.limit[rows])
+        if not over.any():
+            return []
+        return self._finish(rows[stopped], "stop") + self._finish(rows[over & ~stopped], "length")
 
-    def _choose(self, rows: Ints, logprobs: Tensor) -> Tensor:
-        """Inverse transform sampling with one uniform per row, hashed from its seed and position."""
-        draws = torch.from_numpy(uniform(self.seeds[rows], self.known[rows])).to(self.device)
-        probs = logprobs.exp()
+    def _nucleus(
+        self, rows: Ints, logits: Tensor, temperature: Tensor, draws: Tensor, choice: Tensor, chosen: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw again, where asked for, from the smallest set of tokens that has the mass `top_p` (1904.09751)."""
         top_p = torch.from_numpy(self.top_p[rows]).to(self.device)
-        if (top_p < 1).any():
-            ordered, order = probs.sort(-1, descending=True)
-            beyond = ordered.cumsum(-1) - ordered >= top_p[:, None]
-            probs = probs.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), 0.0)
-        mass = probs.cumsum(-1, dtype=torch.float64 if probs.shape[-1] > 4096 else torch.float32)
-        return (
-            torch.searchsorted(mass, (draws * mass[:, -1])[:, None].to(mass.dtype), right=True)
-            .squeeze(-1)
-            .clamp_(max=probs.shape[-1] - 1)
-        )
-
-    def _sampling(self, slot: int) -> Sampling:
-        return self.sequences[self.owner[slot]].sampling
+        logprobs = (logits.float() / torch.where(temperature == 0, 1.0, temperature)[:, None]).log_softmax(-1)
+        ordered, order = logprobs.exp().sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p[:, None]
+        mass = ordered.masked_fill(beyond, 0.0).cumsum(-1, dtype=torch.float64)
+        place = torch.searchsorted(mass, (draws * mass[:, -1])[:, None], right=True)
+        drawn = order.gather(-1, place.clamp_(max=logits.shape[-1] - 1))
+        again = (top_p < 1) & (temperature > 0)
+        choice = torch.where(again, drawn.squeeze(-1), choice)
+        return choice, torch.where(again, logprobs.gather(-1, drawn).squeeze(-1), chosen)
 
     def _finish(self, rows: Ints, finish: Finish) -> list[Reply]:
         replies: list[Reply] = []

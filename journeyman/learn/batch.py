@@ -1,8 +1,15 @@
-"""Batches: trajectories of similar length side by side, as tensors, within a budget of tokens."""
+"""Batches: trajectories as flat tokens without padding, in which what several of them share is written once.
+
+Episodes of one group begin with the same prompt. It is computed once for all of them, with its gradient; what
+follows it in each attends to it (`kernels/attention.py`). So a token of a batch is a *prefix* of one trajectory or
+of several, and everything learned is a list of pairs: a state (the flat index of a prefix) and what is known of it.
+
+Shapes: N flat tokens, A sampled tokens of all trajectories, K states whose value is asked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,71 +17,149 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from journeyman.kernels.attention import Layout, Segment
+from journeyman.model.decoder import Packed
 from journeyman.types import FloatArray, Trajectory
+
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A right-padded micro-batch. Columns line up as in :class:`journeyman.types.Trajectory`.
+    """A micro-batch.
+
+    Example: two attempts ``p q | a b`` and ``p q | c`` at one task, sampled after ``|``, are five flat tokens
+    ``p q a b c``. The sampled tokens a, b, c were chosen in the states 1, 2, 1; values are asked of 1, 2, 3 for the
+    first attempt and of 1, 4 for the second.
 
     Attributes:
-        tokens_BT: int64, 0 where padded.
-        mask_BT: bool, sampled by the policy.
-        logprobs_BT: float32, of the policy that sampled, at `temperature_B`.
-        advantages_BT: float32, 0 where not sampled.
-        returns_BT: float32, targets of the value function.
-        known_BT: bool, positions where the value function is asked: from the last prompt token on.
-        temperature_B: float32, 1 where greedy.
+        packed: flat tokens [N], their positions, and who attends to whom.
+        state_A: flat index of the state in which each sampled token was chosen; in the order of the trajectories.
+        token_A: what was chosen.
+        logprob_A: by the policy that sampled, at `temperature_A`; float32.
+        advantage_A: float32.
+        success_A: float32, 1 where the episode ended well.
+        temperature_A: float32, 1 where greedy.
+        asked_K: flat index of the states whose value is asked: from the last prompt token on.
+        return_K: what became of them; float32.
+        places: for each trajectory, where its tokens are.
     """
 
-    tokens_BT: Tensor
-    mask_BT: Tensor
-    logprobs_BT: Tensor
-    advantages_BT: Tensor
-    returns_BT: Tensor
-    known_BT: Tensor
-    temperature_B: Tensor
+    packed: Packed
+    state_A: Tensor
+    token_A: Tensor
+    logprob_A: Tensor
+    advantage_A: Tensor
+    success_A: Tensor
+    temperature_A: Tensor
+    asked_K: Tensor
+    return_K: Tensor
+    places: tuple[Indices, ...]
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.intp]]:
-    """Split sequences, sorted by length, into batches of at most `budget` padded tokens (at least one sequence)."""
-    order = np.argsort(lengths, kind="stable")[::-1]
-    batches: list[npt.NDArray[np.intp]] = []
-    start = 0
-    while start < len(order):
-        size = max(budget // max(lengths[order[start]], 1), 1)
-        batches.append(order[start : start + size])
-        start += size
-    return batches
+def micro_batches(trajectories: Sequence[Trajectory], budget: int) -> list[Indices]:
+    """Split trajectories into batches of at most `budget` flat tokens (at least one trajectory), those of one prompt
+    side by side and otherwise long ones first."""
+    prompts = [_prompt(t) for t in trajectories]
+    longest: dict[bytes, int] = {}
+    for prompt, t in zip(prompts, trajectories, strict=True):
+        longest[prompt] = max(longest.get(prompt, 0), len(t))
+    order = sorted(range(len(prompts)), key=lambda i: (-longest[prompts[i]], prompts[i], -len(trajectories[i]), i))
+    batches: list[list[int]] = []
+    held, tokens = set[bytes](), 0
+    for i in order:
+        prompt, length = prompts[i], len(trajectories[i])
+        new = length - (_prompt_length(trajectories[i]) if prompt in held else 0)
+        if not batches or tokens + new > budget:
+            batches.append([])
+            held, tokens, new = set(), 0, length
+        batches[-1].append(i)
+        held.add(prompt)
+        tokens += new
+    return [np.array(batch, np.intp) for batch in batches]
 
 
 def collate(
     trajectories: Sequence[Trajectory],
     advantages: Sequence[FloatArray] | None = None,
     returns: Sequence[FloatArray] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Batch:
-    """Pad trajectories to the longest of them."""
-    longest = max(len(t) for t in trajectories)
-
-    def pad(columns: Sequence[npt.NDArray[np.generic]], dtype: torch.dtype) -> Tensor:
-        out = torch.zeros(len(columns), longest, dtype=dtype)
-        for row, column in zip(out, columns, strict=True):
-            row[: len(column)] = torch.from_numpy(np.ascontiguousarray(column)).to(dtype)
-        return out
-
+    """Pack trajectories; those with one prompt share it."""
+    tokens, positions, segments, places = _packed(trajectories)
     zeros = [np.zeros(len(t), np.float32) for t in trajectories]
-    temperatures = [t.temperature or 1.0 for t in trajectories]
+    advantages, returns = advantages or zeros, returns or zeros
+    actions = [t.actions for t in trajectories]
+    asked = [np.arange(_first_asked(t), len(t)) for t in trajectories]
+    counts = [len(a) for a in actions]
+
+    def column(parts: Iterable[npt.NDArray[np.generic]], dtype: torch.dtype) -> Tensor:
+        joined = np.concatenate([np.zeros(0, np.float32), *parts])
+        return torch.from_numpy(joined).to(device, dtype)
+
+    def chosen(columns: Sequence[npt.NDArray[np.generic]], at: Sequence[Indices], dtype: torch.dtype) -> Tensor:
+        return column((c[i] for c, i in zip(columns, at, strict=True)), dtype)
+
+    def spread(amounts: Sequence[float]) -> Tensor:
+        return torch.from_numpy(np.repeat(np.array(amounts, np.float32), counts)).to(device)
+
+    flat = Packed(
+        torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device), Layout.of(segments, device)
+    )
     return Batch(
-        tokens_BT=pad([t.tokens for t in trajectories], torch.int64),
-        mask_BT=pad([t.mask for t in trajectories], torch.bool),
-        logprobs_BT=pad([t.logprobs for t in trajectories], torch.float32),
-        advantages_BT=pad(advantages or zeros, torch.float32),
-        returns_BT=pad(returns or zeros, torch.float32),
-        known_BT=pad([_asked(t) for t in trajectories], torch.bool),
-        temperature_B=torch.tensor(temperatures, dtype=torch.float32),
+        packed=flat,
+        state_A=chosen(places, [a - 1 for a in actions], torch.int64),
+        token_A=chosen([t.tokens for t in trajectories], actions, torch.int64),
+        logprob_A=chosen([t.logprobs for t in trajectories], actions, torch.float32),
+        advantage_A=chosen(advantages, actions, torch.float32),
+        success_A=spread([float(t.outcome.success) for t in trajectories]),
+        temperature_A=spread([t.temperature or 1.0 for t in trajectories]),
+        asked_K=chosen(places, asked, torch.int64),
+        return_K=chosen(returns, asked, torch.float32),
+        places=tuple(places),
     )
 
 
-def _asked(t: Trajectory) -> npt.NDArray[np.bool_]:
-    first = t.actions[0] - 1 if t.mask.any() else len(t) - 1
-    return np.arange(len(t)) >= first
+def _packed(
+    trajectories: Sequence[Trajectory],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[Segment], list[Indices]]:
+    """Flat tokens and positions, who attends to whom, and where each trajectory's tokens are."""
+    groups: dict[bytes, list[int]] = {}
+    for i, t in enumerate(trajectories):
+        groups.setdefault(_prompt(t), []).append(i)
+    tokens: list[npt.NDArray[np.int32]] = []
+    positions: list[Indices] = []
+    segments: list[Segment] = []
+    places: list[Indices] = [np.zeros(0, np.intp)] * len(trajectories)
+    total = 0
+    for members in groups.values():
+        shared = _prompt_length(trajectories[members[0]]) if len(members) > 1 else 0
+        start = total
+        if shared:
+            tokens.append(trajectories[members[0]].tokens[:shared])
+            positions.append(np.arange(shared))
+            segments.append(Segment(start, start + shared))
+            total += shared
+        for i in members:
+            t = trajectories[i]
+            own = len(t) - shared
+            places[i] = np.concatenate([np.arange(start, start + shared), np.arange(total, total + own)])
+            if own:
+                tokens.append(t.tokens[shared:])
+                positions.append(np.arange(shared, len(t)))
+                segments.append(Segment(total, total + own, start, shared))
+                total += own
+    return np.concatenate(tokens).astype(np.int64), np.concatenate(positions).astype(np.int64), segments, places
+
+
+def _prompt_length(t: Trajectory) -> int:
+    """Tokens before the first that was sampled."""
+    return int(t.actions[0]) if t.mask.any() else len(t)
+
+
+def _prompt(t: Trajectory) -> bytes:
+    return t.tokens[: _prompt_length(t)].tobytes()
+
+
+def _first_asked(t: Trajectory) -> int:
+    return max(_prompt_length(t) - 1, 0)

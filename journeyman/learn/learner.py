@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from journeyman import machine
 from journeyman.errors import UsageError
 from journeyman.learn.batch import Batch, collate, micro_batches
 from journeyman.learn.losses.language import language_loss
@@ -37,8 +38,8 @@ LEAST_SCALE = 0.1
 """Advantages are divided by their standard deviation, but never by less than this: when nearly all episodes end
 alike, what differs is mostly the value function's error, and magnifying it undoes what was learned."""
 
-ACTIVATIONS = 4e9
-"""Bytes of activations that one micro-batch may keep, at about 80 a token, layer and unit of width."""
+ACTIVATIONS = 1 / 6
+"""Share of the memory that the activations of one micro-batch may take."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class UpdateConfig:
     """Shift advantages to mean 0 over the step's sampled tokens and scale them to variance 1. Without the shift,
     failures that are longer than successes push down more tokens than successes push up, and entropy explodes."""
     token_budget: int = 16384
-    """Most padded tokens in one micro-batch (fewer for a large model, see `ACTIVATIONS`): bounds memory, changes no
-    result."""
+    """Most tokens in one micro-batch (fewer for a large model, see `ACTIVATIONS`): bounds memory, changes no result."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of matrix products; weights and optimizer stay float32. `auto`: bfloat16 from 50 million parameters
     on."""
@@ -89,22 +89,28 @@ class Learner:
         *,
         keep_reference: bool = True,
     ) -> None:
+        machine.prepare()
         self.policy, self.value, self.config = policy, value, config
         self.reference = copy.deepcopy(policy).requires_grad_(False) if keep_reference else None
+        self.device = policy.head.device
         width = policy.config.hidden_size
         large = sum(p.numel() for p in policy.parameters()) >= 50e6
         self.precision = config.precision if config.precision != "auto" else ("bfloat16" if large else "float32")
-        fitting = int(ACTIVATIONS / (80 * policy.config.layers * width))
-        self.token_budget = min(config.token_budget, max(fitting, 1024))
+        self.token_budget = min(config.token_budget, self._fitting())
         self.policy_optimizer = Optimizer(config.policy.fitted(width), [policy])
         self.value_optimizer: Optimizer | None = None
         if value is not None:
             modules = [value, policy.model] if value.config.placement == "shared" else [value]
-            critic = config.critic.fitted(width, 2)
-            if value.config.placement == "head" and config.critic.learning_rate is None:
+            critic = config.critic
+            if value.config.placement == "head" and critic.learning_rate is None:
                 critic = replace(critic, learning_rate=1e-3)
-            self.value_optimizer = Optimizer(critic, modules)
+            self.value_optimizer = Optimizer(critic.fitted(width, 2), modules)
         self.version = 0
+
+    def _fitting(self) -> int:
+        """Tokens whose activations take their share of the memory."""
+        each = self.policy.config.activations(2 if self.precision == "bfloat16" else 4)
+        return max(int(ACTIVATIONS * machine.memory(self.device) / each), 1024)
 
     @staticmethod
     def start(policy: Decoder, value: ValueConfig | None, config: UpdateConfig) -> Learner:
@@ -120,14 +126,13 @@ class Learner:
         if value is None or not trajectories:
             return list(trajectories)
         scored: list[Trajectory] = list(trajectories)
-        for rows in micro_batches([len(t) for t in trajectories], self.token_budget):
-            batch = collate([trajectories[i] for i in rows])
+        for rows in micro_batches(trajectories, self.token_budget):
+            batch = collate([trajectories[i] for i in rows], device=self.device)
             with self._precision():
-                outputs = value(batch.tokens_BT, self.policy)
-            values = value.expectation(outputs).numpy()
-            for row, index in enumerate(rows):
-                t = trajectories[index]
-                scored[index] = replace(t, values=values[row, : len(t)].astype(np.float32))
+                outputs = value(batch.packed, self.policy)
+            values = value.expectation(outputs).cpu().numpy()
+            for place, index in zip(batch.places, rows, strict=True):
+                scored[index] = replace(trajectories[index], values=values[place].astype(np.float32))
         return scored
 
     # -- learning --------------------------------------------------------------------------------------
@@ -147,10 +152,10 @@ class Learner:
             if not count:
                 continue
             kl_before = sums["policy/kl_old"]
-            for rows in micro_batches([len(t) for t in chosen], self.token_budget):
-                batch = collate([chosen[i] for i in rows], [advantages[int(part[i])] for i in rows])
-                succeeded = torch.tensor([chosen[i].outcome.success for i in rows], dtype=torch.float32)
-                loss, metrics = self._policy_loss(batch, succeeded)
+            for rows in micro_batches(chosen, self.token_budget):
+                given = [advantages[int(part[i])] for i in rows]
+                batch = collate([chosen[i] for i in rows], given, device=self.device)
+                loss, metrics = self._policy_loss(batch)
                 (loss / count).backward()
                 for name, amount in metrics.items():
                     sums[name] += amount
@@ -176,14 +181,15 @@ class Learner:
         for part in self._minibatches(len(trajectories), self.config.value_epochs, parts, rng):
             chosen = [trajectories[i] for i in part]
             batches = [
-                collate([chosen[i] for i in rows], returns=[targets[int(part[i])] for i in rows])
-                for rows in micro_batches([len(t) for t in chosen], self.token_budget)
+                collate([chosen[i] for i in rows], None, [targets[int(part[i])] for i in rows], self.device)
+                for rows in micro_batches(chosen, self.token_budget)
             ]
-            count = sum(int(b.known_BT.sum()) for b in batches)
+            count = sum(len(b.asked_K) for b in batches)
             for batch in batches:
                 with self._precision():
-                    outputs = value(batch.tokens_BT, self.policy)
-                loss = value.loss(outputs, batch.returns_BT)[batch.known_BT].sum()
+                    states = value.states(batch.packed, self.policy)
+                    outputs = value.judge(states[batch.asked_K])
+                loss = value.loss(outputs, batch.return_K).sum()
                 (loss / count).backward()
                 total += loss.item()
             count_all += count
@@ -194,8 +200,8 @@ class Learner:
         """One update towards what the mask marks as said: demonstrations, or whole texts."""
         count = sum(int(t.mask.sum()) for t in trajectories)
         total = 0.0
-        for rows in micro_batches([len(t) for t in trajectories], self.token_budget):
-            batch = collate([trajectories[i] for i in rows])
+        for rows in micro_batches(trajectories, self.token_budget):
+            batch = collate([trajectories[i] for i in rows], device=self.device)
             logprobs, _ = self.logprobs(self.policy, batch)
             loss, metrics = language_loss(logprobs)
             (loss / count).backward()
@@ -205,21 +211,20 @@ class Learner:
 
     # -- inside ----------------------------------------------------------------------------------------
 
-    def _policy_loss(self, batch: Batch, succeeded: Tensor) -> tuple[Tensor, Metrics]:
+    def _policy_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         logprobs, entropy = self.logprobs(self.policy, batch)
         reference = None
         if self.reference is not None and self.config.loss.kl:
             with torch.no_grad():
                 reference, _ = self.logprobs(self.reference, batch)
-        mask = batch.mask_BT
         return policy_loss(
             self.config.loss,
             logprobs=logprobs,
-            old_logprobs=batch.logprobs_BT[mask],
-            advantages=batch.advantages_BT[mask],
-            entropy=entropy,
+            old_logprobs=batch.logprob_A,
+            advantages=batch.advantage_A,
+            entropy=entropy if self.config.loss.entropy else entropy.detach(),
             reference_logprobs=reference,
-            succeeded=succeeded[:, None].expand_as(mask)[mask],
+            succeeded=batch.success_A,
         )
 
     @torch.no_grad()
@@ -227,25 +232,17 @@ class Learner:
         """KL(pi || reference) per sampled token, estimated on these trajectories."""
         if self.reference is None or not trajectories:
             return {}
-        batch = collate(trajectories)
+        batch = collate(trajectories, device=self.device)
         ours, _ = self.logprobs(self.policy, batch)
         theirs, _ = self.logprobs(self.reference, batch)
         difference = theirs - ours
         return {"policy/kl_reference": float((difference.exp() - difference - 1).mean())}
 
     def logprobs(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of each sampled token, in mask order: two float32 [tokens sampled]."""
+        """Log-probability and entropy of each sampled token, float32 [A]."""
         with self._precision():
-            hidden = model.hidden(batch.tokens_BT)
-            states = hidden[:, :-1][batch.mask_BT[:, 1:]]
-            logits = model.logits(states)
-        temperature = batch.temperature_B[:, None].expand_as(batch.mask_BT)[batch.mask_BT]
-        distribution = (logits.float() / temperature[:, None]).log_softmax(-1)
-        sampled = batch.tokens_BT[batch.mask_BT]
-        logprobs = distribution.gather(-1, sampled[:, None]).squeeze(-1)
-        with torch.set_grad_enabled(bool(self.config.loss.entropy) and torch.is_grad_enabled()):
-            entropy = -(distribution.exp() * distribution).sum(-1)
-        return logprobs, entropy
+            hidden = model.model.packed(batch.packed)
+            return model.log_probability(hidden[batch.state_A], batch.token_A, batch.temperature_A)
 
     def _minibatches(
         self, size: int, epochs: int, parts: int, rng: np.random.Generator
@@ -255,7 +252,7 @@ class Learner:
             yield from (part for part in np.array_split(order, min(parts, size)))
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     # -- keeping ---------------------------------------------------------------------------------------
 

@@ -58,12 +58,13 @@ def _attention(
     scaling = options.get("scaling")
     if scaling is not None and scaling != natural:
         query = query * (scaling / natural)
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     layers = _LAYERS.get()
-    if layers is not None:
+    if layers is not None:  # only looked at: any answer of the right shape will do
         window = options.get("sliding_window")
-        layers[int(module.layer_idx)] = _Layer(q.shape[2], k.shape[2], q.shape[3], v.shape[3], window)
-    return _ATTEND.get()(int(module.layer_idx), q, k, v), None
+        layers[int(module.layer_idx)] = _Layer(query.shape[1], key.shape[1], query.shape[3], value.shape[3], window)
+        return query.transpose(1, 2)[..., : value.shape[3]], None
+    qkv = torch.cat([x.squeeze(0).transpose(0, 1).to(value.dtype) for x in (query, key, value)], 1)
+    return _ATTEND.get()(int(module.layer_idx), qkv).unsqueeze(0), None
 
 
 class AutoTrunk(Trunk):
@@ -80,20 +81,13 @@ class AutoTrunk(Trunk):
         return cast(Any, self.body).get_input_embeddings()
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Final hidden states [..., D] of tokens [...] at their positions [...]."""
-        shape = tokens.shape
-
-        def shaped(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = (x.reshape(*shape, *x.shape[2:]) for x in (q, k, v))
-            return attend(layer, q, k, v).reshape(1, shape.numel(), *q.shape[-2:])
-
-        token = _ATTEND.set(shaped)
+        """Final hidden states [N, D] of flat tokens [N] at their positions [N]."""
+        token = _ATTEND.set(attend)
         try:
-            flat, flat_positions = tokens.reshape(1, -1), positions.reshape(1, -1)
-            out = self.body(input_ids=flat, position_ids=flat_positions, use_cache=False)
+            out = self.body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
         finally:
             _ATTEND.reset(token)
-        return out.last_hidden_state.reshape(*shape, -1)
+        return out.last_hidden_state.squeeze(0)
 
 
 class AutoDecoder(Decoder):
@@ -125,6 +119,12 @@ class AutoDecoder(Decoder):
         """Next-token logits [..., V] of hidden states [..., D]."""
         logits = cast(nn.Module, self.lm_head)(hidden) * self._scale
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+
+    def log_probability(self, hidden: Tensor, token: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [A], float32, of tokens [A] chosen in hidden states [A, D]."""
+        distribution = (self.logits(hidden).float() / temperature[:, None]).log_softmax(-1)
+        entropy = -(distribution.exp() * distribution).sum(-1)
+        return distribution.gather(-1, token[:, None]).squeeze(-1), entropy
 
 
 def load_auto(folder: Path, dtype: torch.dtype) -> AutoDecoder:
@@ -189,12 +189,11 @@ def _compared(whole: PreTrainedModel, length: int = 7) -> tuple[AutoDecoder, flo
     AttentionInterface.register(NAME, _attention)
     whole.set_attn_implementation(NAME)
     layers: dict[int, _Layer] = {}
-    tokens = _ATTEND.set(lambda layer, q, k, v: q), _LAYERS.set(layers)
+    looking = _LAYERS.set(layers)
     try:
         whole(input_ids=tokens_BT[:1], use_cache=False)
     finally:
-        _ATTEND.reset(tokens[0])
-        _LAYERS.reset(tokens[1])
+        _LAYERS.reset(looking)
     decoder = AutoDecoder(whole, _config(whole, layers))
     ours = decoder.logits(decoder.hidden(tokens_BT))
     return decoder, float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-6))

@@ -3,10 +3,10 @@
 Covers the Llama, SmolLM2, Qwen2/2.5, Qwen3 and Mistral families: grouped-query attention, rotary positions,
 optional biases and q/k norms, tied embeddings. Parameter names are Hugging Face's, so a checkpoint needs no
 conversion. The body is written once over flat tokens; how a token attends to the past is the caller's
-(`Attend`): a causal square when learning, a cache when sampling.
+(`Attend`): packed sequences when learning, a cache when sampling.
 
-Shapes: B sequences, T tokens each, N tokens in all (any leading shape), D hidden, H query heads,
-K key/value heads, E head width, V vocabulary.
+Shapes: B sequences, T tokens each, N flat tokens in all, D hidden, H query heads, K key/value heads, E head width,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,13 +22,31 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from journeyman.errors import CheckpointError
+from journeyman.kernels.attention import Layout, attention
+from journeyman.kernels.functions import add_norm, linear, log_probability, rotate, swiglu
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 """Rotary variants whose frequencies do not change with the length read so far."""
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q [..., H, E], k [..., K, E], v [..., K, E]) -> attended values [..., H, E]."""
+Attend = Callable[[int, Tensor], Tensor]
+"""(layer, queries, keys and values [N, H + 2K, E], positions applied) -> attended values [N, H, E]."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Flat tokens [N] of several sequences, their positions [N], and who attends to whom."""
+
+    tokens: Tensor
+    positions: Tensor
+    layout: Layout
+
+    @staticmethod
+    def rows(tokens_BT: Tensor) -> Packed:
+        """Whole sequences of one length. Padding on the right is never seen by what is left of it."""
+        count, length = tokens_BT.shape
+        positions = torch.arange(length, device=tokens_BT.device).repeat(count)
+        return Packed(tokens_BT.flatten(), positions, Layout.rows(count, length, tokens_BT.device))
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,16 @@ class DecoderConfig:
     windows: tuple[int | None, ...] = ()
     family: str = "llama"
     hf: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def window(self, layer: int) -> int | None:
+        """Tokens a query of this layer sees back."""
+        return self.windows[layer] if self.windows else None
+
+    def activations(self, size: int) -> int:
+        """Bytes that learning keeps for each token, with products of `size` bytes a number."""
+        qkv, attended = (self.heads + 2 * self.kv_heads) * self.head_width, self.heads * self.head_width
+        layer = size * (2 * self.hidden_size + 3 * qkv + attended + 3 * self.intermediate_size) + 8 * self.hidden_size
+        return self.layers * layer + size * self.vocab_size
 
     @staticmethod
     def tiny(
@@ -152,7 +180,7 @@ def _windows(config: Any) -> tuple[int | None, ...]:
 
 
 class Rotary(nn.Module):
-    """Rotary positions (2104.09864), their frequencies by Hugging Face's own initializers."""
+    """Rotary positions (2104.09864), frequencies by Hugging Face's own initializers: tables [positions, E / 2]."""
 
     cos: Tensor
     sin: Tensor
@@ -166,17 +194,15 @@ class Rotary(nn.Module):
         else:
             inverse, scale = ROPE_INIT_FUNCTIONS[kind](config.to_hf(), torch.device("cpu"))
         angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), inverse)
-        self.register_buffer("cos", torch.cat([angles.cos(), angles.cos()], -1) * scale, persistent=False)
-        self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], -1) * scale, persistent=False)
+        self.register_buffer("cos", angles.cos() * scale, persistent=False)
+        self.register_buffer("sin", angles.sin() * scale, persistent=False)
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines [..., 1, E] at integer positions [...]."""
-        return self.cos[positions].unsqueeze(-2).to(dtype), self.sin[positions].unsqueeze(-2).to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn [..., heads, E] by its position; `sin` carries the sign of the rotated half."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
+        """Moves with the model, and stays float32 when the weights do not."""
+        cos, sin = self.cos, self.sin
+        super()._apply(fn, recurse)
+        self.cos, self.sin = cos.to(self.cos.device), sin.to(self.sin.device)
+        return self
 
 
 class Norm(nn.Module):
@@ -187,8 +213,9 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+    def add(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The residual stream x + delta, and its norm."""
+        return add_norm(x, delta, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -205,14 +232,31 @@ class Attention(nn.Module):
         self.q_norm = Norm(c.head_width, c.norm_eps) if c.qk_norm else None
         self.k_norm = Norm(c.head_width, c.norm_eps) if c.qk_norm else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
-        q = self.q_proj(x).unflatten(-1, (self.heads, self.head_width))
-        k = self.k_proj(x).unflatten(-1, (self.kv_heads, self.head_width))
-        v = self.v_proj(x).unflatten(-1, (self.kv_heads, self.head_width))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        out = attend(layer, rotate(q, cos, sin), rotate(k, cos, sin), v)
-        return self.o_proj(out.flatten(-2))
+    def forward(self, x: Tensor, rotary: Rotary, positions: Tensor, layer: int, attend: Attend) -> Tensor:
+        qkv = self.project(x)
+        turned = self.heads + self.kv_heads
+        return self.output(attend(layer, rotate(qkv, rotary.cos, rotary.sin, positions, turned)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values [N, H + 2K, E], as one product."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        qkv = linear(x, [p.weight for p in parts], [p.bias for p in parts])
+        qkv = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.head_width))
+        if self.q_norm is None or self.k_norm is None:
+            return qkv
+        return norm_heads(qkv, self.heads, self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
+
+    def output(self, attended: Tensor) -> Tensor:
+        """[N, D] of attended values [N, H, E]."""
+        return linear(attended.flatten(-2), [self.o_proj.weight], [self.o_proj.bias])
+
+
+def norm_heads(qkv: Tensor, heads: int, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
+    """Queries, keys and values [N, H + 2K, E], each query and key normed on its own (Qwen3)."""
+    kv_heads = (qkv.shape[1] - heads) // 2
+    q, k, v = qkv.split((heads, kv_heads, kv_heads), 1)
+    q, k = (F.rms_norm(x.float(), x.shape[-1:], w.float(), eps) for x, w in ((q, q_weight), (k, k_weight)))
+    return torch.cat([q.to(v.dtype), k.to(v.dtype), v], 1)
 
 
 class MLP(nn.Module):
@@ -226,7 +270,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(i, d, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        both = linear(x, [self.gate_proj.weight, self.up_proj.weight], [self.gate_proj.bias, self.up_proj.bias])
+        return linear(swiglu(both), [self.down_proj.weight], [self.down_proj.bias])
 
 
 class Layer(nn.Module):
@@ -237,9 +282,14 @@ class Layer(nn.Module):
         self.input_layernorm = Norm(config.hidden_size, config.norm_eps)
         self.post_attention_layernorm = Norm(config.hidden_size, config.norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(
+        self, x: Tensor, delta: Tensor | None, rotary: Rotary, positions: Tensor, layer: int, attend: Attend
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream, and what is still to be added to it: each norm adds what the block before it gave."""
+        x, normed = self.input_layernorm.add(x, delta)
+        delta = self.self_attn(normed, rotary, positions, layer, attend)
+        x, normed = self.post_attention_layernorm.add(x, delta)
+        return x, self.mlp(normed)
 
 
 class Trunk(nn.Module):
@@ -254,29 +304,19 @@ class Trunk(nn.Module):
         self.rotary = Rotary(config)
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Final hidden states [..., D] of tokens [...] at their positions [...]."""
-        x = self.embed_tokens(tokens)
-        cos, sin = self.rotary(positions, x.dtype)
+        """Final hidden states [N, D] of flat tokens [N] at their positions [N]."""
+        x, delta = self.embed_tokens(tokens).float(), None
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, index, attend)
-        return self.norm(x)
+            x, delta = layer(x, delta, self.rotary, positions, index, attend)
+        return self.norm.add(x, delta)[1]
 
-    def hidden(self, tokens_BT: Tensor) -> Tensor:
-        """Hidden states [B, T, D] of whole sequences. Padding on the right is never seen by what is left of it."""
-        positions = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        return self(tokens_BT, positions.expand_as(tokens_BT), self._causal)
+    def packed(self, packed: Packed) -> Tensor:
+        """Final hidden states [N, D] of packed sequences."""
 
-    def _causal(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Square causal attention. Only for as many queries as keys: SDPA's mask is aligned top-left."""
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        length, window = q.shape[2], self.config.windows[layer] if self.config.windows else None
-        gqa = q.shape[1] != k.shape[1]
-        if window is None or length <= window:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
-        else:
-            seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril().triu(1 - window)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=gqa)
-        return out.transpose(1, 2)
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            return attention(qkv, self.config.heads, packed.layout, self.config.window(layer))
+
+        return self(packed.tokens, packed.positions, attend)
 
 
 class Decoder(nn.Module):
@@ -300,9 +340,17 @@ class Decoder(nn.Module):
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """Final hidden states [B, T, D] of right-padded sequences."""
-        return self.model.hidden(tokens_BT)
+        return self.model.packed(Packed.rows(tokens_BT)).unflatten(0, tokens_BT.shape)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., V] of hidden states [..., D]."""
-        head = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden, head)
+        return F.linear(hidden, self.head)
+
+    @property
+    def head(self) -> Tensor:
+        """The vocabulary's weights [V, D]."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def log_probability(self, hidden: Tensor, token: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [A], float32, of tokens [A] chosen in hidden states [A, D]."""
+        return log_probability(hidden, self.head, token, temperature)

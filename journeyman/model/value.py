@@ -12,7 +12,7 @@ and three ways to say an expectation (`ValueConfig.target`):
     two_hot     a histogram, the return split between its two nearest bins (1707.06887; 2301.04104, eq. 9)
     hl_gauss    a histogram, the return smeared by a Gaussian of 0.75 bin widths (2403.03950, section 3.1)
 
-Shapes: B sequences, T tokens, D hidden, C outputs of the head (1, or the number of bins).
+Shapes: N flat tokens, D hidden, C outputs of the head (1, or the number of bins).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from journeyman.errors import CheckpointError, UsageError
-from journeyman.model.decoder import Decoder, DecoderConfig, Trunk
+from journeyman.model.decoder import Decoder, DecoderConfig, Packed, Trunk
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,19 @@ class ValueFunction(nn.Module):
         trunk = copy.deepcopy(policy.model) if config.placement == "twin" else None
         return ValueFunction(config, policy.config, trunk)
 
-    def forward(self, tokens_BT: Tensor, policy: Decoder) -> Tensor:
-        """Head outputs [B, T, C] after reading each token; `policy` is read unless this is a twin."""
-        if self.trunk is not None:
-            return self.head(self.trunk.hidden(tokens_BT)).float()
-        if self.config.placement == "shared":
-            return self.head(policy.hidden(tokens_BT)).float()
-        with torch.no_grad():
-            hidden = policy.hidden(tokens_BT)
-        return self.head(hidden).float()
+    def forward(self, packed: Packed, policy: Decoder) -> Tensor:
+        """Head outputs [N, C] after reading each token; `policy` is read unless this is a twin."""
+        return self.judge(self.states(packed, policy))
+
+    def states(self, packed: Packed, policy: Decoder) -> Tensor:
+        """Hidden states [N, D] that the head reads; without a gradient where the policy is only listened to."""
+        trunk = policy.model if self.trunk is None else self.trunk
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.placement != "head"):
+            return trunk.packed(packed)
+
+    def judge(self, states: Tensor) -> Tensor:
+        """Head outputs [..., C], float32, of hidden states [..., D]."""
+        return self.head(states).float()
 
     def expectation(self, outputs: Tensor) -> Tensor:
         """Expected return [...] of head outputs [..., C]."""

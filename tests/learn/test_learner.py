@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from journeyman.learn.batch import micro_batches
+from journeyman.learn.batch import collate, micro_batches
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
-from journeyman.model.decoder import Decoder, DecoderConfig
+from journeyman.model.decoder import Decoder, DecoderConfig, Packed
 from journeyman.model.value import ValueConfig, ValueFunction
 from tests.learn.helpers import make_trajectory
 
@@ -117,18 +117,18 @@ def test_kl_estimate_is_never_negative_and_zero_at_the_reference() -> None:
 
 
 def test_micro_batches_keep_the_budget_and_lose_nothing() -> None:
-    lengths = [5, 40, 3, 17, 17, 2, 90]
-    batches = micro_batches(lengths, 40)
-    assert sorted(i for b in batches for i in b) == list(range(7))
+    trajectories = [make_trajectory([0.5] * length, [(1, length)], [1.0]) for length in (5, 40, 3, 17, 17, 2, 90)]
+    batches = micro_batches(trajectories, 40)
+    assert sorted(i for rows in batches for i in rows) == list(range(7))
     for rows in batches:
-        assert len(rows) == 1 or len(rows) * max(lengths[i] for i in rows) <= 40
+        assert len(rows) == 1 or len(collate([trajectories[i] for i in rows]).packed.tokens) <= 40
 
 
 @pytest.mark.parametrize("target", ["bernoulli", "two_hot", "hl_gauss"])
 def test_value_targets_are_proper(target: str) -> None:
     value = ValueFunction.start(ValueConfig(target=target, low=-1.0, high=2.0), make_policy())  # type: ignore[arg-type]
     returns = torch.tensor([-1.0, -0.3, 0.0, 0.77, 2.0])
-    outputs = value(torch.zeros(5, 1, dtype=torch.long), make_policy())[:, 0]
+    outputs = value(Packed.rows(torch.zeros(5, 1, dtype=torch.long)), make_policy())
     outputs = outputs.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([outputs], 0.3)
     for _ in range(400):

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from journeyman.errors import CheckpointError
 from journeyman.model.auto import AutoDecoder, wrap
+from journeyman.model.decoder import Packed
 from journeyman.model.load import load, save
 from journeyman.model.value import ValueConfig, ValueFunction
 from tests.model.families import engine_greedy, greedy, random_tokens, randomized
@@ -85,7 +86,7 @@ def test_in_and_out(kind: str, tmp_path: Path) -> None:
         for parameter in decoder.parameters():
             parameter.mul_(1.1)
     tokens_BT = random_tokens(model, rows=1, length=12)
-    said = value(tokens_BT, decoder)
+    said = value(Packed.rows(tokens_BT), decoder)
     save(tmp_path / "ours", decoder, loaded.tokenizer, value)
     again = load(tmp_path / "ours")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
@@ -95,7 +96,7 @@ def test_in_and_out(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(theirs(input_ids=tokens_BT).logits, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(again.model.logits(again.model.hidden(tokens_BT)), expected)
     assert again.value is not None
-    torch.testing.assert_close(again.value(tokens_BT, again.model), said)
+    torch.testing.assert_close(again.value(Packed.rows(tokens_BT), again.model), said)
 
 
 def test_parameters_are_listed_once_and_dropout_is_off() -> None:

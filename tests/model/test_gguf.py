@@ -143,8 +143,8 @@ def test_smollm2_answers(smollm2: LoadedModel, tmp_path: Path) -> None:
     model, tokens = AutoModelForCausalLM.from_pretrained(tmp_path), torch.tensor([prompt])
     assert model.generate(tokens, max_new_tokens=8, do_sample=False)[0, len(prompt) :].tolist() == reply
     with torch.no_grad():
-        difference = model(tokens).logits - smollm2.model.logits(smollm2.model.hidden(tokens))
-    assert difference.abs().max() < 1e-4
+        difference = model.double()(tokens).logits - smollm2.model.logits(smollm2.model.hidden(tokens))
+    assert difference.abs().max() < 1e-4  # from the exact ones; transformers' own in float32 are as far from them
 
 
 @installed

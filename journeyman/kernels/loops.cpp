@@ -1,0 +1,528 @@
+// The loops between the matrix products, each fused into one pass over memory. Compiled on first use (compiled.py);
+// torch.py has the same functions in torch, for other devices and for machines without a compiler.
+//
+// T is float, or bf16 held as its 16 bits; arithmetic is float32 throughout. Plain loops, written so that compilers
+// turn them into vector instructions of whatever width the machine has.
+//
+// Shapes: N tokens, D hidden, I intermediate, H query heads, K key/value heads, G = H / K, E head width, V vocabulary.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+using std::int32_t;
+using std::int64_t;
+
+namespace {
+
+constexpr int64_t LANES = 16;  // float32 in the widest vector register there is (AVX-512)
+constexpr int64_t BLOCK = LANES;  // tokens in a block of the cache
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline float bits_to_float(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline uint32_t float_to_bits(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return bits;
+}
+
+inline float up(float x) { return x; }
+inline float up(bf16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
+
+inline void down(float x, float& to) { to = x; }
+inline void down(float x, bf16& to) {  // to nearest, ties to even; a NaN stays one
+    const uint32_t bits = float_to_bits(x);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+inline void convert(float x, float& to) { to = x; }
+inline void convert(bf16 x, bf16& to) { to = x; }
+inline void convert(bf16 x, float& to) { to = up(x); }
+
+// exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 far below.
+inline float fast_exp(float x) {
+    const float bounded = std::max(x, -87.0f);
+    const float n = std::nearbyint(bounded * 1.44269504f);
+    const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const float power = bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+// The greatest of x[from..to), in lanes: a plain maximum is not vectorized, for a NaN's sake.
+template <typename T>
+inline float maximum(const T* x, int64_t from, int64_t to) {
+    float top[LANES];
+    for (int64_t j = 0; j < LANES; j++) top[j] = -INFINITY;
+    int64_t i = from;
+    for (; i + LANES <= to; i += LANES)
+        for (int64_t j = 0; j < LANES; j++) {
+            const float value = up(x[i + j]);
+            top[j] = value > top[j] ? value : top[j];
+        }
+    for (; i < to; i++) top[0] = std::max(top[0], up(x[i]));
+    return *std::max_element(top, top + LANES);
+}
+
+// -- norm ----------------------------------------------------------------------------------------------------------
+
+// sum = x + delta (delta may be null); out = sum * rstd * weight.
+template <typename T>
+void norm(const float* x, const T* delta, const float* weight, float* sum, T* out, float* rstd, int64_t N, int64_t D,
+          float eps) {
+#pragma omp parallel for schedule(static) if (N * D > 4096)
+    for (int64_t n = 0; n < N; n++) {
+        const float* xr = x + n * D;
+        float* __restrict sr = sum + n * D;
+        T* __restrict outr = out + n * D;
+        float square = 0;
+        if (delta) {
+            const T* dr = delta + n * D;
+            for (int64_t d = 0; d < D; d++) {
+                const float value = xr[d] + up(dr[d]);
+                sr[d] = value;
+                square += value * value;
+            }
+        } else {
+            for (int64_t d = 0; d < D; d++) {
+                sr[d] = xr[d];
+                square += xr[d] * xr[d];
+            }
+        }
+        const float r = 1.0f / std::sqrt(square / D + eps);
+        if (rstd) rstd[n] = r;
+        for (int64_t d = 0; d < D; d++) down(sr[d] * r * weight[d], outr[d]);
+    }
+}
+
+// grad_x = grad_sum + d(norm); weight gradients are summed per part (parts: [P, D], zeroed by the caller).
+template <typename T>
+void norm_backward(const float* sum, const float* rstd, const float* weight, const float* grad_sum, const T* grad_out,
+                   float* grad_x, T* grad_delta, float* parts, int64_t P, int64_t N, int64_t D) {
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < P; p++) {
+        float* __restrict part = parts + p * D;
+        for (int64_t n = N * p / P; n < N * (p + 1) / P; n++) {
+            const float *s = sum + n * D, *gs = grad_sum ? grad_sum + n * D : nullptr;
+            const T* g = grad_out + n * D;
+            float* __restrict gx = grad_x + n * D;
+            const float r = rstd[n];
+            float dot = 0;
+            for (int64_t d = 0; d < D; d++) {
+                const float gd = up(g[d]);
+                part[d] += gd * s[d] * r;
+                dot += gd * weight[d] * s[d];
+            }
+            const float c = dot * r * r * r / D;
+            if (gs)
+                for (int64_t d = 0; d < D; d++) gx[d] = gs[d] + up(g[d]) * weight[d] * r - s[d] * c;
+            else
+                for (int64_t d = 0; d < D; d++) gx[d] = up(g[d]) * weight[d] * r - s[d] * c;
+            if (grad_delta)
+                for (int64_t d = 0; d < D; d++) down(gx[d], grad_delta[n * D + d]);
+        }
+    }
+}
+
+// -- SwiGLU --------------------------------------------------------------------------------------------------------
+
+// in [N, 2I]: gate then up; out [N, I] = silu(gate) * up.
+template <typename T>
+void swiglu(const T* in, T* out, int64_t N, int64_t I) {
+#pragma omp parallel for schedule(static) if (N * I > 4096)
+    for (int64_t n = 0; n < N; n++) {
+        const T *gate = in + n * 2 * I, *upper = gate + I;
+        T* __restrict to = out + n * I;
+        for (int64_t i = 0; i < I; i++) {
+            const float g = up(gate[i]);
+            down(g / (1.0f + fast_exp(-g)) * up(upper[i]), to[i]);
+        }
+    }
+}
+
+template <typename T>
+inline void swiglu_backward_row(const T* gate, const T* upper, const T* grad, T* __restrict to_gate, T* __restrict to_up,
+                                int64_t I) {
+    for (int64_t i = 0; i < I; i++) {
+        const float g = up(gate[i]), u = up(upper[i]), d = up(grad[i]);
+        const float s = 1.0f / (1.0f + fast_exp(-g));
+        down(d * u * s * (1.0f + g * (1.0f - s)), to_gate[i]);
+        down(d * g * s, to_up[i]);
+    }
+}
+
+template <typename T>
+void swiglu_backward(const T* in, const T* grad, T* grad_in, int64_t N, int64_t I) {
+#pragma omp parallel for schedule(static) if (N * I > 4096)
+    for (int64_t n = 0; n < N; n++) {
+        const int64_t at = n * 2 * I;
+        swiglu_backward_row(in + at, in + at + I, grad + n * I, grad_in + at, grad_in + at + I, I);
+    }
+}
+
+// -- rotary positions ----------------------------------------------------------------------------------------------
+
+// One head [E]: pairs (i, i + E/2) turn by the position's angle; sign -1 turns back.
+template <typename T>
+inline void rotate_head(const T* x, T* out, const float* cos, const float* sin, int64_t E, float sign) {
+    const int64_t half = E / 2;
+    for (int64_t e = 0; e < half; e++) {
+        const float a = up(x[e]), b = up(x[e + half]), s = sin[e] * sign;
+        down(a * cos[e] - b * s, out[e]);
+        down(b * cos[e] + a * s, out[e + half]);
+    }
+}
+
+// qkv [N, H + 2K, E]: queries and keys turn, values are copied. cos, sin [positions, E / 2].
+template <typename T>
+void rotate(const T* in, T* out, const float* cos, const float* sin, const int64_t* position, int64_t N, int64_t turned,
+            int64_t heads, int64_t E, float sign) {
+#pragma omp parallel for schedule(static) if (N * heads * E > 4096)
+    for (int64_t n = 0; n < N; n++) {
+        const float *c = cos + position[n] * (E / 2), *s = sin + position[n] * (E / 2);
+        const T* from = in + n * heads * E;
+        T* to = out + n * heads * E;
+        for (int64_t h = 0; h < turned; h++) rotate_head(from + h * E, to + h * E, c, s, E, sign);
+        if (from != to) std::memcpy(to + turned * E, from + turned * E, (heads - turned) * E * sizeof(T));
+    }
+}
+
+// -- the cache -----------------------------------------------------------------------------------------------------
+// keys [blocks, K, E, BLOCK]: the 16 keys of a block side by side, so that scores of 16 positions are one vector.
+// values [blocks, K, BLOCK, E].
+
+// Writes k and v [N, K, E] (rows `stride` apart) of tokens at (block table row, position).
+template <typename T>
+void store(const T* k, const T* v, int64_t stride, T* keys, T* values, const int32_t* table, int64_t table_width,
+           const int64_t* row, const int64_t* position, int64_t N, int64_t K, int64_t E) {
+#pragma omp parallel for schedule(static) if (N * K * E > 4096)
+    for (int64_t n = 0; n < N; n++) {
+        const int64_t block = table[row[n] * table_width + position[n] / BLOCK], at = position[n] % BLOCK;
+        for (int64_t h = 0; h < K; h++) {
+            T* to = keys + ((block * K + h) * E) * BLOCK + at;
+            const T* from = k + n * stride + h * E;
+            for (int64_t e = 0; e < E; e++) to[e * BLOCK] = from[e];
+            std::memcpy(values + ((block * K + h) * BLOCK + at) * E, v + n * stride + h * E, E * sizeof(T));
+        }
+    }
+}
+
+template <typename T, int G>
+void attend_head(const T* q, T* out, const T* keys, const T* values, const int32_t* blocks, int64_t first, int64_t last,
+                 int64_t K, int64_t E, int64_t head, float scale, float* scratch) {
+    const int64_t from = first / BLOCK, to = last / BLOCK + 1, width = (to - from) * BLOCK;
+    float* query = scratch;              // [G, E]
+    float* sums = scratch + G * E;       // [G, E]
+    float* scores = scratch + 2 * G * E;  // [G, width]
+    for (int g = 0; g < G; g++)
+        for (int64_t e = 0; e < E; e++) query[g * E + e] = up(q[g * E + e]) * scale, sums[g * E + e] = 0;
+    for (int64_t b = from; b < to; b++) {
+        const T* k = keys + (blocks[b] * K + head) * E * BLOCK;
+        float acc[G][BLOCK] = {};
+        for (int64_t e = 0; e < E; e++)
+            for (int64_t j = 0; j < BLOCK; j++) {
+                const float key = up(k[e * BLOCK + j]);
+                for (int g = 0; g < G; g++) acc[g][j] += query[g * E + e] * key;
+            }
+        const int64_t low = std::max(first - b * BLOCK, int64_t(0)), high = std::min(last - b * BLOCK, BLOCK - 1);
+        for (int g = 0; g < G; g++)
+            for (int64_t j = 0; j < BLOCK; j++) {
+                const float score = j >= low && j <= high ? acc[g][j] : -INFINITY;
+                scores[g * width + (b - from) * BLOCK + j] = score;
+            }
+    }
+    float total[G];
+    for (int g = 0; g < G; g++) {
+        float sum = 0;
+        float* s = scores + g * width;
+        const float top = maximum(s, 0, width);
+        for (int64_t j = 0; j < width; j++) {
+            s[j] = fast_exp(s[j] - top);
+            sum += s[j];
+        }
+        total[g] = sum;
+    }
+    for (int64_t b = from; b < to; b++) {
+        const T* v = values + (blocks[b] * K + head) * BLOCK * E;
+        const int64_t low = std::max(first - b * BLOCK, int64_t(0)), high = std::min(last - b * BLOCK, BLOCK - 1);
+        for (int64_t j = low; j <= high; j++)
+            for (int g = 0; g < G; g++) {
+                const float p = scores[g * width + (b - from) * BLOCK + j];
+                float* sum = sums + g * E;
+                for (int64_t e = 0; e < E; e++) sum[e] += p * up(v[j * E + e]);
+            }
+    }
+    for (int g = 0; g < G; g++)
+        for (int64_t e = 0; e < E; e++) down(sums[g * E + e] / total[g], out[g * E + e]);
+}
+
+// Each query [H, E] (rows `stride` apart) attends to positions (position - window, position] of its row's blocks.
+template <typename T>
+void attend(const T* q, int64_t stride, T* out, const T* keys, const T* values, const int32_t* table,
+            int64_t table_width, const int64_t* row, const int64_t* position, int64_t N, int64_t H, int64_t K, int64_t E,
+            float scale, int64_t window) {
+    const int64_t G = H / K;
+#pragma omp parallel
+    {
+        std::vector<float> scratch;
+#pragma omp for collapse(2) schedule(dynamic, 4)
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t h = 0; h < K; h++) {
+                const int64_t last = position[n], first = window > 0 ? std::max(last - window + 1, int64_t(0)) : 0;
+                scratch.resize(4 * (2 * E + (last / BLOCK - first / BLOCK + 1) * BLOCK));
+                const int32_t* blocks = table + row[n] * table_width;
+                const T* query = q + n * stride + h * G * E;
+                T* to = out + (n * H + h * G) * E;
+                for (int64_t g = 0; g < G;) {  // query heads of one key head read it together, up to four at once
+                    const int64_t step = std::min(G - g, int64_t(4));
+                    auto run = step == 1   ? attend_head<T, 1>
+                               : step == 2 ? attend_head<T, 2>
+                               : step == 3 ? attend_head<T, 3>
+                                           : attend_head<T, 4>;
+                    run(query + g * E, to + g * E, keys, values, blocks, first, last, K, E, h, scale, scratch.data());
+                    g += step;
+                }
+            }
+    }
+}
+
+// -- attention when learning: between the two products ---------------------------------------------------------------
+
+// out [B, heads, T, E] = in [N, heads, E] (rows `stride` apart) at index [B, T]; zeros where the index is negative.
+template <typename T>
+void gather(const T* in, int64_t stride, T* out, const int64_t* index, int64_t B, int64_t heads, int64_t length, int64_t E) {
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t h = 0; h < heads; h++)
+            for (int64_t t = 0; t < length; t++) {
+                T* to = out + ((b * heads + h) * length + t) * E;
+                const int64_t n = index[b * length + t];
+                if (n < 0)
+                    std::memset(to, 0, E * sizeof(T));
+                else
+                    std::memcpy(to, in + n * stride + h * E, E * sizeof(T));
+            }
+}
+
+// The way back where no index is shared: out [N, heads, E] (rows `stride` apart) at index = in [B, heads, T, E].
+template <typename T>
+void ungather(const T* in, T* out, int64_t stride, const int64_t* index, int64_t B, int64_t heads, int64_t length,
+              int64_t E) {
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t t = 0; t < length; t++) {
+            const int64_t n = index[b * length + t];
+            if (n < 0) continue;
+            for (int64_t h = 0; h < heads; h++)
+                std::memcpy(out + n * stride + h * E, in + ((b * heads + h) * length + t) * E, E * sizeof(T));
+        }
+}
+
+// out [N, heads, E] += in [B, heads, T, E] at index [B, T], in an order that does not depend on the threads.
+template <typename T>
+void scatter_add(const T* in, float* out, const int64_t* index, int64_t B, int64_t heads, int64_t length, int64_t E) {
+    const int64_t slice = 16;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t from = 0; from < E; from += slice)
+            for (int64_t i = 0; i < B * length; i++) {
+                if (index[i] < 0) continue;
+                const int64_t b = i / length, t = i % length, to = std::min(from + slice, E);
+                const T* source = in + ((b * heads + h) * length + t) * E;
+                float* target = out + (index[i] * heads + h) * E;
+                for (int64_t e = from; e < to; e++) target[e] += up(source[e]);
+            }
+}
+
+// scores [B, rows, C] of queries `start` + r % span become probabilities in place; the first `before[b / per]` columns
+// are seen by all, the others causally. A window > 0 bounds how far back is seen. C is a multiple of LANES.
+template <typename T>
+void softmax(T* scores, const int64_t* before, int64_t B, int64_t per, int64_t rows, int64_t span, int64_t start,
+             int64_t C, float scale, int64_t window) {
+#pragma omp parallel
+    {
+        std::vector<float> scaled(C);
+#pragma omp for collapse(2) schedule(dynamic, 64)
+        for (int64_t b = 0; b < B; b++)
+            for (int64_t r = 0; r < rows; r++) {
+                T* s = scores + (b * rows + r) * C;
+                float* x = scaled.data();
+                const int64_t seen = std::min(before[b / per] + start + r % span + 1, C);
+                const int64_t first = window > 0 ? std::max(seen - window, int64_t(0)) : 0;
+                const int64_t width = (seen + LANES - 1) / LANES * LANES;  // whole vectors, the rest masked
+                for (int64_t j = 0; j < width; j++) x[j] = j >= first && j < seen ? up(s[j]) * scale : -INFINITY;
+                const float top = maximum(x, 0, width);
+                float sum = 0;
+                for (int64_t j = 0; j < width; j++) {
+                    x[j] = fast_exp(x[j] - top);
+                    sum += x[j];
+                }
+                const float share = 1.0f / sum;
+                for (int64_t j = 0; j < width; j++) down(x[j] * share, s[j]);
+                for (int64_t j = width; j < C; j++) down(0.0f, s[j]);
+            }
+    }
+}
+
+// grad [B, rows, C] of the probabilities becomes that of the scores: p * (grad - sum(p * grad)) * scale.
+template <typename T>
+void softmax_backward(const T* probs, T* grad, int64_t rows, int64_t C, float scale) {
+#pragma omp parallel for schedule(dynamic, 16)
+    for (int64_t r = 0; r < rows; r++) {
+        const T* p = probs + r * C;
+        T* g = grad + r * C;
+        float dot = 0;
+        for (int64_t j = 0; j < C; j++) dot += up(p[j]) * up(g[j]);
+        for (int64_t j = 0; j < C; j++) down(up(p[j]) * (up(g[j]) - dot) * scale, g[j]);
+    }
+}
+
+// out [D, N] = in [N, D], in squares that fit the nearest cache. Products that sum over tokens want it so.
+template <typename T, typename U>
+void transpose_as(const T* in, U* out, int64_t N, int64_t D) {
+    constexpr int64_t side = 32;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t n = 0; n < N; n += side)
+        for (int64_t d = 0; d < D; d += side) {
+            const int64_t rows = std::min(side, N - n), columns = std::min(side, D - d);
+            T square[side][side];
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t j = 0; j < columns; j++) square[j][i] = in[(n + i) * D + d + j];
+            for (int64_t j = 0; j < columns; j++)
+                for (int64_t i = 0; i < rows; i++) convert(square[j][i], out[(d + j) * N + n + i]);
+        }
+}
+
+template <typename T>
+void transpose(const T* in, T* out, int64_t N, int64_t D) {
+    transpose_as(in, out, N, D);
+}
+
+template <typename T>
+void transpose_float(const T* in, float* out, int64_t N, int64_t D) {
+    transpose_as(in, out, N, D);
+}
+
+// -- the vocabulary ------------------------------------------------------------------------------------------------
+
+template <typename T>
+inline float sum_exp(const T* x, int64_t from, int64_t to, float top, float scale) {
+    float sum = 0;
+    for (int64_t v = from; v < to; v++) sum += fast_exp((up(x[v]) - top) * scale);
+    return sum;
+}
+
+// Log-probability of token[a], entropy, and log(sum(exp)) of logits [A, V] at a temperature.
+template <typename T>
+void log_probability(const T* logits, const int64_t* token, const float* temperature, float* logprob, float* entropy,
+                     float* lse, int64_t A, int64_t V) {
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t a = 0; a < A; a++) {
+        const T* x = logits + a * V;
+        const float scale = 1.0f / temperature[a], top = maximum(x, 0, V);
+        float sum = 0, mean = 0;
+        for (int64_t v = 0; v < V; v++) {
+            const float z = (up(x[v]) - top) * scale, p = fast_exp(z);
+            sum += p;
+            mean += p * z;
+        }
+        const float log_sum = std::log(sum);
+        lse[a] = top * scale + log_sum;
+        logprob[a] = (up(x[token[a]]) - top) * scale - log_sum;
+        entropy[a] = log_sum - mean / sum;
+    }
+}
+
+// logits [A, V] become their gradients in place, from those of the log-probability and of the entropy.
+template <typename T>
+void log_probability_backward(T* logits, const int64_t* token, const float* temperature, const float* entropy,
+                              const float* lse, const float* grad, const float* grad_entropy, int64_t A, int64_t V) {
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t a = 0; a < A; a++) {
+        T* x = logits + a * V;
+        const float scale = 1.0f / temperature[a], g = grad[a] * scale;
+        const float ge = grad_entropy ? grad_entropy[a] * scale : 0.0f, shift = entropy[a];
+        const int64_t chosen = token[a];
+        const float of_chosen = fast_exp(up(x[chosen]) * scale - lse[a]);
+        const float at_chosen = g * (1.0f - of_chosen) - ge * of_chosen * (up(x[chosen]) * scale - lse[a] + shift);
+        for (int64_t v = 0; v < V; v++) {
+            const float z = up(x[v]) * scale - lse[a], p = fast_exp(z);
+            down(-g * p - ge * p * (z + shift), x[v]);
+        }
+        down(at_chosen, x[chosen]);
+    }
+}
+
+// Draws a token from logits [R, V] by inverting its distribution at `uniform`; temperature 0 takes the greatest.
+template <typename T>
+void sample(const T* logits, const float* temperature, const double* uniform, int64_t* token, float* logprob, int64_t R,
+            int64_t V) {
+    const int64_t span = 256;
+#pragma omp parallel
+    {
+        std::vector<float> parts((V + span - 1) / span);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t r = 0; r < R; r++) {
+            const T* x = logits + r * V;
+            const bool greedy = temperature[r] == 0;
+            const float scale = greedy ? 1.0f : 1.0f / temperature[r], top = maximum(x, 0, V);
+            double total = 0;
+            for (size_t i = 0; i < parts.size(); i++) {
+                parts[i] = sum_exp(x, i * span, std::min<int64_t>((i + 1) * span, V), top, scale);
+                total += parts[i];
+            }
+            int64_t chosen = 0;
+            if (greedy) {
+                while (up(x[chosen]) != top && chosen < V - 1) chosen++;
+            } else {
+                double left = uniform[r] * total;
+                size_t i = 0;
+                while (i + 1 < parts.size() && left >= parts[i]) left -= parts[i++];
+                const int64_t end = std::min<int64_t>((i + 1) * span, V);
+                for (chosen = i * span; chosen < end - 1; chosen++) {
+                    left -= fast_exp((up(x[chosen]) - top) * scale);
+                    if (left < 0) break;
+                }
+            }
+            token[r] = chosen;
+            logprob[r] = (up(x[chosen]) - top) * scale - static_cast<float>(std::log(total));
+        }
+    }
+}
+
+struct Entry {
+    const char* name;
+    void* function;
+};
+
+#define LOOP(name) {#name, reinterpret_cast<void*>(&name<T>)}
+
+template <typename T>
+const Entry entries[] = {
+    LOOP(norm),    LOOP(norm_backward),    LOOP(swiglu),          LOOP(swiglu_backward),
+    LOOP(rotate),  LOOP(store),            LOOP(attend),          LOOP(gather),
+    LOOP(ungather), LOOP(scatter_add),     LOOP(softmax),         LOOP(softmax_backward), LOOP(transpose), LOOP(transpose_float),
+    LOOP(sample),  LOOP(log_probability),  LOOP(log_probability_backward), {nullptr, nullptr},
+};
+
+}  // namespace
+
+extern "C" const Entry* float32_loops() { return entries<float>; }
+extern "C" const Entry* bfloat16_loops() { return entries<bf16>; }
