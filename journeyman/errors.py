@@ -5,6 +5,7 @@ JourneymanError
 │   └── UnknownName     a job, model, split or run nobody knows; carries the nearest names
 ├── JobError            a job breaks its contract (validate() says where)
 ├── CheckpointError     a folder that is no checkpoint, or a damaged one
+├── EngineError         the engine that samples failed: it raised, or its weights could not be replaced
 ├── StoreError          the experience store cannot keep or give back what was asked
 └── RunError            a run folder is locked, foreign or damaged
 """
@@ -49,6 +50,10 @@ class JobError(JourneymanError):
 
 class CheckpointError(JourneymanError):
     """A folder is no checkpoint, or a damaged one."""
+
+
+class EngineError(JourneymanError):
+    """The engine that samples failed."""
 
 
 class StoreError(JourneymanError):

@@ -72,6 +72,8 @@ class BlockCache:
         """Make room for the first `lengths` tokens of each row."""
         needed = -(-lengths // BLOCK)
         short = needed > self.count[rows]
+        if not short.any():
+            return
         for row, blocks in zip(rows[short].tolist(), needed[short].tolist(), strict=True):
             while self.count[row] < blocks:
                 self._append(row, self.free.pop())

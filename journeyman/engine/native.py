@@ -31,6 +31,13 @@ from journeyman.model.decoder import Attend, Decoder
 FEW = 8
 """A row that reads at most this many tokens lets each attend by itself, as when it samples."""
 
+STRIDE = 4
+"""Tokens that a small model samples in one step where nothing stands against it."""
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
 NEVER = -1
 """Stands for no token in the list of those that end a reply."""
 
@@ -83,6 +90,8 @@ class NativeEngine(Engine):
         self.known: Ints = np.zeros(slots, np.int64)
         self.limit: Ints = np.zeros(slots, np.int64)
         self.active = np.zeros(slots, bool)
+        self.steady: tuple[Ints, Ints, Bools] | None = None
+        """Busy rows that all go on by one token, as they did in the last step; None after any change."""
         self.starting = np.zeros(slots, bool)
         """Rows that may yet find their beginning in the cache."""
         self.seeds = np.zeros(slots, np.uint64)
@@ -139,6 +148,7 @@ class NativeEngine(Engine):
         entry = self.sequences.pop(sequence)
         if entry.slot >= 0:
             self.active[entry.slot] = False
+            self.steady = None
             self.owner[entry.slot] = -1
             self.cache.release(entry.slot)
             self.free.append(entry.slot)
@@ -153,25 +163,27 @@ class NativeEngine(Engine):
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:
-        rows: Ints = np.flatnonzero(self.active)
-        if not len(rows):
-            return []
-        full = rows[self.known[rows] >= self.context]
-        if len(full):
-            return self._finish(full, "context")
-        rows, counts = self._scheduled(rows)
-        hidden = self._forward(rows, counts)
-        self.read[rows] += counts
-        for row in rows[self.starting[rows]].tolist():
-            self.cache.wrote(row, 0, int(self.read[row]))
-        ready = self.read[rows] == self.known[rows]
-        self.starting[rows[ready]] = False
-        last = (np.cumsum(counts) - 1)[ready]
-        if not len(last):
-            return []
-        if len(last) < len(hidden):
-            hidden = hidden[torch.from_numpy(last).to(self.device)]
-        return self._sample(rows[ready], hidden)
+        steady = self.steady
+        if steady is None:
+            rows: Ints = np.flatnonzero(self.active)
+            if not len(rows):
+                return []
+            full = rows[self.known[rows] >= self.context]
+            if len(full):
+                return self._finish(full, "context")
+            rows, counts = self._scheduled(rows)
+            ready = self.read[rows] + counts == self.known[rows]
+        else:
+            rows, counts, ready = steady
+        token, logprob, made = self._forward(rows, counts, ready)
+        self.read[rows] += counts + np.maximum(made - 1, 0)
+        if steady is None:
+            for row in rows[self.starting[rows]].tolist():
+                self.cache.wrote(row, 0, int(self.read[row]))
+            self.starting[rows[ready]] = False
+            if ready.sum() == self.active.sum():
+                self.steady = rows, np.ones(len(rows), np.int64), np.ones(len(rows), bool)
+        return self._take(rows, token, logprob, made)
 
     # -- slots ----------------------------------------------------------------------------------------
 
@@ -204,6 +216,7 @@ class NativeEngine(Engine):
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
         self._ends(slot, sampling.stop)
         self.active[slot] = True
+        self.steady = None
 
     def _ends(self, slot: int, stop: frozenset[int]) -> None:
         """Note the tokens that end this row's replies."""
@@ -236,18 +249,34 @@ class NativeEngine(Engine):
 
     # -- one forward pass -----------------------------------------------------------------------------
 
-    def _forward(self, rows: Ints, counts: Ints) -> Tensor:
-        """Hidden states [N, D] of the unread tokens of each row, which enter the cache."""
-        self.cache.reserve(rows, self.read[rows] + counts)
-        single = bool(counts.max() == 1)
-        row_of = rows if single else np.repeat(rows, counts)
-        position = self.read[row_of]
-        if not single:
-            position = position + np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        row, place, tokens = (
-            torch.from_numpy(x).to(self.device) for x in (row_of, position, self.tokens[row_of, position])
-        )
-        return self.model.hidden(tokens, place, self._attention(rows, counts, row, place))
+    def _forward(self, rows: Ints, counts: Ints, ready: Bools) -> tuple[Ints, Floats, Ints]:
+        """Read the unread tokens of each row into the cache and sample in those that are `ready`.
+
+        Returns:
+            Tokens and log-probabilities [R, most], and how many of them each row has made.
+        """
+        at, known = self.read[rows], self.known[rows]
+        row_of = rows if len(rows) == counts.sum() else np.repeat(rows, counts)
+        position = at if row_of is rows else np.arange(len(row_of)) + np.repeat(at + counts - np.cumsum(counts), counts)
+        tokens = self.tokens[row_of, position]
+        if self.model.whole is not None and not (self.top_p[rows] < 1).any():
+            cache, room = self.cache, np.where(ready, np.minimum(self.limit[rows] - known, STRIDE), 0)
+            cache.reserve(rows, at + counts + np.maximum(room - 1, 0))
+            draws = uniform(self.seeds[rows, None], known[:, None] + np.arange(STRIDE))
+            return self.model.whole(
+                tokens, row_of, position, counts, room, self.temperature[rows], draws, self.stop[rows],
+                cache.keys, cache.values, cache.table,
+            )  # fmt: skip
+        self.cache.reserve(rows, at + counts)
+        row, place, flat = (torch.from_numpy(x).to(self.device) for x in (row_of, position, tokens))
+        hidden = self.model.hidden(flat, place, self._attention(rows, counts, row, place))
+        last = (np.cumsum(counts) - 1)[ready]
+        if len(last) < len(hidden):
+            hidden = hidden[torch.from_numpy(last).to(self.device)]
+        token, logprob = np.empty((len(rows), 1), np.int64), np.empty((len(rows), 1), np.float32)
+        if len(last):
+            token[ready, 0], logprob[ready, 0] = self._sample(rows[ready], hidden)
+        return token, logprob, ready.astype(np.int64)
 
     def _attention(self, rows: Ints, counts: Ints, row: Tensor, place: Tensor) -> Attend:
         """What each of the flat tokens, at (row, place), attends to in this step."""
@@ -282,23 +311,15 @@ class NativeEngine(Engine):
 
     # -- sampling -------------------------------------------------------------------------------------
 
-    def _sample(self, rows: Ints, hidden: Tensor) -> list[Reply]:
+    def _sample(self, rows: Ints, hidden: Tensor) -> tuple[Ints, Floats]:
+        """A token for each row after its hidden state, and its log-probability."""
         logits = self.model.logits(hidden)
         temperature = torch.from_numpy(self.temperature[rows]).to(self.device)
         draws = torch.from_numpy(uniform(self.seeds[rows], self.known[rows])).to(self.device)
         choice, chosen = self.run.sample(logits, temperature, draws)
         if (self.top_p[rows] < 1).any():
             choice, chosen = self._nucleus(rows, logits, temperature, draws, choice, chosen)
-        at = self.known[rows]
-        tokens = choice.cpu().numpy()
-        self.tokens[rows, at] = tokens
-        self.logprobs[rows, at] = chosen.cpu().numpy()
-        self.known[rows] = at + 1
-        stopped = (self.stop[rows] == tokens[:, None]).any(1)
-        over = stopped | (at + 1 >= self.limit[rows])
-        if not over.any():
-            return []
-        return self._finish(rows[stopped], "stop") + self._finish(rows[over & ~stopped], "length")
+        return choice.cpu().numpy(), chosen.cpu().numpy()
 
     def _nucleus(
         self, rows: Ints, logits: Tensor, temperature: Tensor, draws: Tensor, choice: Tensor, chosen: Tensor
@@ -315,6 +336,24 @@ class NativeEngine(Engine):
         choice = torch.where(again, drawn.squeeze(-1), choice)
         return choice, torch.where(again, logprobs.gather(-1, drawn).squeeze(-1), chosen)
 
+    def _take(self, rows: Ints, tokens: Ints, logprobs: Floats, made: Ints) -> list[Reply]:
+        """Note what was sampled; the replies that this ends."""
+        at = self.known[rows]
+        if made.min() == tokens.shape[1]:  # the usual case, without looking for who has made how many
+            place = rows[:, None], at[:, None] + np.arange(tokens.shape[1])
+            self.tokens[place], self.logprobs[place] = tokens, logprobs
+        else:
+            who, which = np.nonzero(np.arange(tokens.shape[1]) < made[:, None])
+            place = rows[who], at[who] + which
+            self.tokens[place], self.logprobs[place] = tokens[who, which], logprobs[who, which]
+        self.known[rows] = at + made
+        last = tokens[np.arange(len(rows)), np.maximum(made - 1, 0)]
+        stopped = (self.stop[rows] == last[:, None]).any(1) & (made > 0)
+        over = stopped | ((at + made >= self.limit[rows]) & (made > 0))
+        if not over.any():
+            return []
+        return self._finish(rows[stopped], "stop") + self._finish(rows[over & ~stopped], "length")
+
     def _finish(self, rows: Ints, finish: Finish) -> list[Reply]:
         replies: list[Reply] = []
         for slot in rows.tolist():
@@ -330,6 +369,7 @@ class NativeEngine(Engine):
             )
             entry.busy = False
             self.active[slot] = False
+            self.steady = None
             replies.append(reply)
         return replies
 

@@ -17,10 +17,20 @@ from torch import Tensor
 
 from journeyman.kernels.functions import joined
 from journeyman.kernels.loops import loops
+from journeyman.kernels.whole import WholeStep, fits
 from journeyman.model.decoder import Attend, Decoder, Layer, Norm, norm_heads
 
-Product = Callable[[Tensor], Tensor]
-"""From [N, inputs] to [N, outputs]."""
+
+@dataclass(frozen=True)
+class Product:
+    """From [N, inputs] to [N, outputs]. `matrix` [inputs, outputs] where that is how it is held."""
+
+    call: Callable[[Tensor], Tensor]
+    matrix: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.call(x)
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,27 @@ class PackedDecoder:
         self.layers = [self._layer(layer) for layer in trunk.layers]  # type: ignore[arg-type]
         self.final = _own(trunk.norm)
         self.head = _product([model.head], [None], self.dtype)
+        self.whole = self._whole()
+
+    def _whole(self) -> WholeStep | None:
+        """The same as one call for each step, where the model is small and plain enough."""
+        c = self.config
+        layers: list[tuple[dict[str, Tensor], int | None]] = []
+        for index, layer in enumerate(self.layers):
+            products = {"qkv": layer.qkv, "output": layer.output, "gate_up": layer.gate_up, "down": layer.down}
+            if layer.head_norms is not None or any(p.matrix is None or p.bias is not None for p in products.values()):
+                return None
+            matrices = {name: product.matrix for name, product in products.items() if product.matrix is not None}
+            norms = {"before_attention": layer.before_attention, "before_mlp": layer.before_mlp}
+            layers.append(({**norms, **matrices}, c.window(index)))
+        if self.head.matrix is None:
+            return None
+        ends = {"embedding": self.embedding, "cos": self.cos, "sin": self.sin, "final": self.final}
+        ends["head"] = self.head.matrix
+        if not fits([self.head.matrix, *(tensor for weights, _ in layers for tensor in weights.values())]):
+            return None
+        widths = {"D": c.hidden_size, "I": c.intermediate_size, "E": c.head_width, "V": c.vocab_size}
+        return WholeStep(ends, layers, {**widths, "H": c.heads, "K": c.kv_heads}, c.norm_eps)
 
     def _layer(self, layer: Layer) -> _Layer:
         a, m = layer.self_attn, layer.mlp
@@ -98,6 +129,7 @@ class PlainDecoder:
 
     def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
         self.dtype, self.device = dtype, model.head.device
+        self.whole = None
         self.model = copy.deepcopy(model).requires_grad_(False).to(dtype)
 
     def load(self, model: Decoder) -> None:
@@ -128,10 +160,12 @@ def _product(weights: Sequence[Tensor], biases: Sequence[Tensor | None], dtype: 
     bias = joined(given, dtype).clone() if given else None
     if weight.device.type != "cpu":
         weight = weight.clone()
-        return lambda x: F.linear(x, weight, bias)
+        return Product(lambda x: F.linear(x, weight, bias))
     if dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
+        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
         run = torch.ops.mkldnn._linear_pointwise.default
-        return lambda x: run(x, packed, bias, "none", [], "")
-    turned = weight.t().contiguous()
-    return (lambda x: torch.mm(x, turned)) if bias is None else (lambda x: torch.addmm(bias, x, turned))
+        return Product(lambda x: run(x, laid_out, bias, "none", [], ""))
+    matrix = weight.t().contiguous()
+    if bias is None:
+        return Product(lambda x: torch.mm(x, matrix), matrix)
+    return Product(lambda x: torch.addmm(bias, x, matrix), matrix, bias)

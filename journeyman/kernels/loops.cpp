@@ -1,5 +1,5 @@
 // The loops between the matrix products, each fused into one pass over memory. Compiled on first use (compiled.py);
-// torch.py has the same functions in torch, for other devices and for machines without a compiler.
+// reference.py has the same functions in torch, for other devices and for machines without a compiler.
 //
 // T is float, or bf16 held as its 16 bits; arithmetic is float32 throughout. Plain loops, written so that compilers
 // turn them into vector instructions of whatever width the machine has.
@@ -7,10 +7,15 @@
 // Shapes: N tokens, D hidden, I intermediate, H query heads, K key/value heads, G = H / K, E head width, V vocabulary.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 using std::int32_t;
 using std::int64_t;
@@ -46,9 +51,38 @@ inline void down(float x, bf16& to) {  // to nearest, ties to even; a NaN stays 
     to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
 
+// One vector register of float32, wherever it begins. (GCC and Clang split it where registers are narrower.)
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t bit_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+
+inline vec lanes(const float* x) { return *reinterpret_cast<const vec*>(x); }
+inline vec lanes(const bf16* x) {
+    return reinterpret_cast<vec>(__builtin_convertvector(*reinterpret_cast<const half_vec*>(x), bit_vec) << 16);
+}
+
+template <int N>
+inline vec total(const vec* parts) {
+    vec sum = parts[0];
+    for (int i = 1; i < N; i++) sum += parts[i];
+    return sum;
+}
+
+template <typename T>
+inline vec some_lanes(const T* x, int64_t count) {
+    vec out = {};
+    for (int64_t j = 0; j < count; j++) out[j] = up(x[j]);
+    return out;
+}
+
 inline void convert(float x, float& to) { to = x; }
 inline void convert(bf16 x, bf16& to) { to = x; }
 inline void convert(bf16 x, float& to) { to = up(x); }
+
+thread_local bool alone = false;  // this thread has work of its own, so its loops are not shared with others
+
+// Whether a loop over so many numbers is worth sharing between threads.
+inline bool worth(int64_t numbers) { return !alone && numbers > 4096; }
 
 // exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 far below.
 inline float fast_exp(float x) {
@@ -87,7 +121,7 @@ inline float maximum(const T* x, int64_t from, int64_t to) {
 template <typename T>
 void norm(const float* x, const T* delta, const float* weight, float* sum, T* out, float* rstd, int64_t N, int64_t D,
           float eps) {
-#pragma omp parallel for schedule(static) if (N * D > 4096)
+#pragma omp parallel for schedule(static) if (worth(N * D))
     for (int64_t n = 0; n < N; n++) {
         const float* xr = x + n * D;
         float* __restrict sr = sum + n * D;
@@ -146,7 +180,7 @@ void norm_backward(const float* sum, const float* rstd, const float* weight, con
 // in [N, 2I]: gate then up; out [N, I] = silu(gate) * up.
 template <typename T>
 void swiglu(const T* in, T* out, int64_t N, int64_t I) {
-#pragma omp parallel for schedule(static) if (N * I > 4096)
+#pragma omp parallel for schedule(static) if (worth(N * I))
     for (int64_t n = 0; n < N; n++) {
         const T *gate = in + n * 2 * I, *upper = gate + I;
         T* __restrict to = out + n * I;
@@ -170,7 +204,7 @@ inline void swiglu_backward_row(const T* gate, const T* upper, const T* grad, T*
 
 template <typename T>
 void swiglu_backward(const T* in, const T* grad, T* grad_in, int64_t N, int64_t I) {
-#pragma omp parallel for schedule(static) if (N * I > 4096)
+#pragma omp parallel for schedule(static) if (worth(N * I))
     for (int64_t n = 0; n < N; n++) {
         const int64_t at = n * 2 * I;
         swiglu_backward_row(in + at, in + at + I, grad + n * I, grad_in + at, grad_in + at + I, I);
@@ -194,7 +228,7 @@ inline void rotate_head(const T* x, T* out, const float* cos, const float* sin, 
 template <typename T>
 void rotate(const T* in, T* out, const float* cos, const float* sin, const int64_t* position, int64_t N, int64_t turned,
             int64_t heads, int64_t E, float sign) {
-#pragma omp parallel for schedule(static) if (N * heads * E > 4096)
+#pragma omp parallel for schedule(static) if (worth(N * heads * E))
     for (int64_t n = 0; n < N; n++) {
         const float *c = cos + position[n] * (E / 2), *s = sin + position[n] * (E / 2);
         const T* from = in + n * heads * E;
@@ -212,7 +246,7 @@ void rotate(const T* in, T* out, const float* cos, const float* sin, const int64
 template <typename T>
 void store(const T* k, const T* v, int64_t stride, T* keys, T* values, const int32_t* table, int64_t table_width,
            const int64_t* row, const int64_t* position, int64_t N, int64_t K, int64_t E) {
-#pragma omp parallel for schedule(static) if (N * K * E > 4096)
+#pragma omp parallel for schedule(static) if (worth(N * K * E))
     for (int64_t n = 0; n < N; n++) {
         const int64_t block = table[row[n] * table_width + position[n] / BLOCK], at = position[n] % BLOCK;
         for (int64_t h = 0; h < K; h++) {
@@ -224,53 +258,65 @@ void store(const T* k, const T* v, int64_t stride, T* keys, T* values, const int
     }
 }
 
+// Attention of G query heads [G, E] over the positions [first, last] of a row's blocks, all reading one key head.
 template <typename T, int G>
 void attend_head(const T* q, T* out, const T* keys, const T* values, const int32_t* blocks, int64_t first, int64_t last,
                  int64_t K, int64_t E, int64_t head, float scale, float* scratch) {
+    constexpr int CHAINS = G == 1 ? 8 : G == 2 ? 4 : 2;  // sums that do not wait for each other
     const int64_t from = first / BLOCK, to = last / BLOCK + 1, width = (to - from) * BLOCK;
-    float* query = scratch;              // [G, E]
-    float* sums = scratch + G * E;       // [G, E]
-    float* scores = scratch + 2 * G * E;  // [G, width]
-    for (int g = 0; g < G; g++)
-        for (int64_t e = 0; e < E; e++) query[g * E + e] = up(q[g * E + e]) * scale, sums[g * E + e] = 0;
+    float* query = scratch;            // [G, E]
+    float* probs = scratch + G * E;  // [G, width]
+    for (int64_t i = 0; i < G * E; i++) query[i] = up(q[i]) * scale;
     for (int64_t b = from; b < to; b++) {
         const T* k = keys + (blocks[b] * K + head) * E * BLOCK;
-        float acc[G][BLOCK] = {};
-        for (int64_t e = 0; e < E; e++)
-            for (int64_t j = 0; j < BLOCK; j++) {
-                const float key = up(k[e * BLOCK + j]);
-                for (int g = 0; g < G; g++) acc[g][j] += query[g * E + e] * key;
+        vec parts[G][CHAINS] = {};
+        int64_t e = 0;
+        for (; e + CHAINS <= E; e += CHAINS)
+            for (int c = 0; c < CHAINS; c++) {
+                const vec key = lanes(k + (e + c) * BLOCK);
+                for (int g = 0; g < G; g++) parts[g][c] += query[g * E + e + c] * key;
             }
-        const int64_t low = std::max(first - b * BLOCK, int64_t(0)), high = std::min(last - b * BLOCK, BLOCK - 1);
+        for (; e < E; e++)
+            for (int g = 0; g < G; g++) parts[g][0] += query[g * E + e] * lanes(k + e * BLOCK);
         for (int g = 0; g < G; g++)
-            for (int64_t j = 0; j < BLOCK; j++) {
-                const float score = j >= low && j <= high ? acc[g][j] : -INFINITY;
-                scores[g * width + (b - from) * BLOCK + j] = score;
-            }
+            *reinterpret_cast<vec*>(probs + g * width + (b - from) * BLOCK) = total<CHAINS>(parts[g]);
     }
-    float total[G];
+    float share[G];
     for (int g = 0; g < G; g++) {
-        float sum = 0;
-        float* s = scores + g * width;
-        const float top = maximum(s, 0, width);
+        float *p = probs + g * width, sum = 0;
+        for (int64_t j = 0; j < first - from * BLOCK; j++) p[j] = -INFINITY;
+        for (int64_t j = last - from * BLOCK + 1; j < width; j++) p[j] = -INFINITY;
+        const float top = maximum(p, 0, width);
         for (int64_t j = 0; j < width; j++) {
-            s[j] = fast_exp(s[j] - top);
-            sum += s[j];
+            p[j] = fast_exp(p[j] - top);
+            sum += p[j];
         }
-        total[g] = sum;
+        share[g] = 1.0f / sum;
     }
-    for (int64_t b = from; b < to; b++) {
-        const T* v = values + (blocks[b] * K + head) * BLOCK * E;
-        const int64_t low = std::max(first - b * BLOCK, int64_t(0)), high = std::min(last - b * BLOCK, BLOCK - 1);
-        for (int64_t j = low; j <= high; j++)
-            for (int g = 0; g < G; g++) {
-                const float p = scores[g * width + (b - from) * BLOCK + j];
-                float* sum = sums + g * E;
-                for (int64_t e = 0; e < E; e++) sum[e] += p * up(v[j * E + e]);
+    for (int64_t e = 0; e < E; e += LANES) {
+        // the last lanes of a width that is no multiple of theirs are computed twice; narrow heads go one by one
+        const int64_t at = std::max(std::min(e, E - LANES), int64_t(0)), step = std::min(E, LANES);
+        vec parts[G][CHAINS] = {};
+        for (int64_t b = from; b < to; b++) {
+            const T* v = values + (blocks[b] * K + head) * BLOCK * E + at;
+            const float* p = probs + (b - from) * BLOCK;
+            const int64_t low = std::max(first - b * BLOCK, int64_t(0)), high = std::min(last - b * BLOCK + 1, BLOCK);
+            int64_t j = low;
+            for (; step == LANES && j + CHAINS <= high; j += CHAINS)
+                for (int c = 0; c < CHAINS; c++) {
+                    const vec value = lanes(v + (j + c) * E);
+                    for (int g = 0; g < G; g++) parts[g][c] += p[g * width + j + c] * value;
+                }
+            for (; j < high; j++) {
+                const vec value = step == LANES ? lanes(v + j * E) : some_lanes(v + j * E, step);
+                for (int g = 0; g < G; g++) parts[g][0] += p[g * width + j] * value;
             }
+        }
+        vec sums[G];
+        for (int g = 0; g < G; g++) sums[g] = total<CHAINS>(parts[g]);
+        for (int g = 0; g < G; g++)
+            for (int64_t j = 0; j < step; j++) down(sums[g][j] * share[g], out[g * E + at + j]);
     }
-    for (int g = 0; g < G; g++)
-        for (int64_t e = 0; e < E; e++) down(sums[g * E + e] / total[g], out[g * E + e]);
 }
 
 // Each query [H, E] (rows `stride` apart) attends to positions (position - window, position] of its row's blocks.
@@ -279,14 +325,14 @@ void attend(const T* q, int64_t stride, T* out, const T* keys, const T* values, 
             int64_t table_width, const int64_t* row, const int64_t* position, int64_t N, int64_t H, int64_t K, int64_t E,
             float scale, int64_t window) {
     const int64_t G = H / K;
-#pragma omp parallel
+#pragma omp parallel if (worth(N * H * E))
     {
         std::vector<float> scratch;
 #pragma omp for collapse(2) schedule(dynamic, 4)
         for (int64_t n = 0; n < N; n++)
             for (int64_t h = 0; h < K; h++) {
                 const int64_t last = position[n], first = window > 0 ? std::max(last - window + 1, int64_t(0)) : 0;
-                scratch.resize(4 * (2 * E + (last / BLOCK - first / BLOCK + 1) * BLOCK));
+                scratch.resize(4 * (E + (last / BLOCK - first / BLOCK + 1) * BLOCK));
                 const int32_t* blocks = table + row[n] * table_width;
                 const T* query = q + n * stride + h * G * E;
                 T* to = out + (n * H + h * G) * E;
@@ -475,7 +521,7 @@ template <typename T>
 void sample(const T* logits, const float* temperature, const double* uniform, int64_t* token, float* logprob, int64_t R,
             int64_t V) {
     const int64_t span = 256;
-#pragma omp parallel
+#pragma omp parallel if (worth(R * V))
     {
         std::vector<float> parts((V + span - 1) / span);
 #pragma omp for schedule(dynamic, 1)
@@ -507,6 +553,161 @@ void sample(const T* logits, const float* temperature, const double* uniform, in
     }
 }
 
+// -- a whole step of a small model -----------------------------------------------------------------------------------
+// Sequences do not depend on each other, so each thread takes some of them through all layers without waiting for the
+// others. This pays while the weights fit the nearest caches, for every thread reads them all. float32 only.
+
+constexpr int64_t WIDE = 2 * LANES;  // columns of a panel
+constexpr int64_t HIGH = 12;         // rows at once: 24 registers of sums, and 3 for what is multiplied
+
+// c [M, wide] (rows N apart) = a [M, K] times a panel [K, WIDE].
+template <int M>
+void tile(const float* a, const float* panel, float* c, int64_t N, int64_t K, int64_t wide) {
+    vec sums[M][2] = {};
+    for (int64_t k = 0; k < K; k++) {
+        const vec left = lanes(panel + k * WIDE), right = lanes(panel + k * WIDE + LANES);
+        for (int i = 0; i < M; i++) {
+            sums[i][0] += a[i * K + k] * left;
+            sums[i][1] += a[i * K + k] * right;
+        }
+    }
+    for (int i = 0; i < M; i++) std::memcpy(c + i * N, sums[i], wide * sizeof(float));
+}
+
+// c [M, N] = a [M, K] times b, which lies in panels [N / WIDE, K, WIDE], the last one filled up with zeros.
+void product(const float* a, const float* b, float* c, int64_t M, int64_t N, int64_t K) {
+    constexpr auto tiles = std::array{tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
+                                      tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
+    if (!M) return;
+    const int64_t parts = (M + HIGH - 1) / HIGH;  // of nearly equal height
+    for (int64_t n = 0; n < N; n += WIDE)
+        for (int64_t p = 0; p < parts; p++) {
+            const int64_t from = M * p / parts, to = M * (p + 1) / parts;
+            tiles[to - from - 1](a + from * K, b + n * K, c + from * N + n, N, K, std::min(WIDE, N - n));
+        }
+}
+
+struct LayerWeights {  // matrices lie in panels, see product
+    const float *before_attention, *qkv, *output, *before_mlp, *gate_up, *down;
+    int64_t window;
+};
+
+struct Model {
+    const float *embedding, *cos, *sin, *final, *head;
+    const LayerWeights* layers;
+    int64_t count, D, I, H, K, E, V;
+    float eps;
+};
+
+struct Step {
+    const int64_t *tokens, *row, *position;  // flat [N]: what is read first
+    const int64_t* starts;                   // [rows + 1]: where each row's tokens begin, in order
+    const int64_t* room;                     // [rows]: tokens to sample after them, at most `most`
+    const float* temperature;                // [rows]
+    const double* uniform;                   // [rows, most]
+    const int64_t* stop;                     // [rows, stops]: tokens that end a reply
+    float *keys, *values;                    // the cache, [layers, blocks, ...]
+    const int32_t* table;
+    int64_t rows, most, stops, table_width, layer_size;
+    int64_t* token;  // [rows, most]
+    float* logprob;  // [rows, most]
+    int64_t* made;   // [rows]: how many were sampled
+};
+
+struct Flat {  // tokens to read in one pass
+    const int64_t *tokens, *row, *position;
+    int64_t N;
+};
+
+struct Scratch {
+    std::vector<float> x, normed, wide, narrow, delta, logits;
+};
+
+// The residual stream of the tokens, in x, and what the last layer adds to it, in delta.
+void read(const Model& m, const Step& s, const Flat& f, Scratch& z) {
+    const int64_t N = f.N, heads = m.H + 2 * m.K;
+    z.x.resize(N * m.D), z.normed.resize(N * m.D), z.delta.resize(N * m.D);
+    z.wide.resize(N * std::max(2 * m.I, heads * m.E)), z.narrow.resize(N * std::max(m.I, m.H * m.E));
+    float *x = z.x.data(), *normed = z.normed.data(), *wide = z.wide.data(), *narrow = z.narrow.data();
+    for (int64_t n = 0; n < N; n++) std::memcpy(x + n * m.D, m.embedding + f.tokens[n] * m.D, m.D * sizeof(float));
+    const float *added = nullptr, scale = 1.0f / std::sqrt(static_cast<float>(m.E));
+    for (int64_t i = 0; i < m.count; i++) {
+        const LayerWeights& w = m.layers[i];
+        float *keys = s.keys + i * s.layer_size, *values = s.values + i * s.layer_size;
+        float *k = wide + m.H * m.E, *v = k + m.K * m.E;
+        norm(x, added, w.before_attention, x, normed, nullptr, N, m.D, m.eps);
+        product(normed, w.qkv, wide, N, heads * m.E, m.D);
+        rotate(wide, wide, m.cos, m.sin, f.position, N, m.H + m.K, heads, m.E, 1.0f);
+        store(k, v, heads * m.E, keys, values, s.table, s.table_width, f.row, f.position, N, m.K, m.E);
+        attend(wide, heads * m.E, narrow, keys, values, s.table, s.table_width, f.row, f.position, N, m.H, m.K, m.E,
+               scale, w.window);
+        product(narrow, w.output, z.delta.data(), N, m.D, m.H * m.E);
+        norm(x, z.delta.data(), w.before_mlp, x, normed, nullptr, N, m.D, m.eps);
+        product(normed, w.gate_up, wide, N, 2 * m.I, m.D);
+        swiglu(wide, narrow, N, m.I);
+        product(narrow, w.down, z.delta.data(), N, m.D, m.I);
+        added = z.delta.data();
+    }
+}
+
+// Some rows read what they have to, and then sample up to `most` tokens each.
+void advance(const Model& m, const Step& s, int64_t from, int64_t to) {
+    static thread_local Scratch z;
+    const int64_t n0 = s.starts[from];
+    std::vector<int64_t> live, last;  // rows that sample, and where their last tokens lie in this pass
+    for (int64_t r = from; r < to; r++) {
+        s.made[r] = 0;
+        if (s.room[r]) live.push_back(r), last.push_back(s.starts[r + 1] - 1 - n0);
+    }
+    Flat flat = {s.tokens + n0, s.row + n0, s.position + n0, s.starts[to] - n0};
+    std::vector<int64_t> tokens, row, position;
+    for (int64_t step = 0; flat.N; step++) {
+        read(m, s, flat, z);
+        const int64_t R = live.size();
+        z.logits.resize(R * m.V);
+        for (int64_t i = 0; i < R; i++) {
+            const int64_t at = last[i] * m.D;
+            norm(z.x.data() + at, z.delta.data() + at, m.final, z.x.data() + at, z.normed.data() + i * m.D, nullptr, 1,
+                 m.D, m.eps);
+        }
+        product(z.normed.data(), m.head, z.logits.data(), R, m.V, m.D);
+        std::vector<int64_t> next_tokens, next_row, next_position, next_live;
+        for (int64_t i = 0; i < R; i++) {
+            const int64_t r = live[i], at = r * s.most + step;
+            sample(z.logits.data() + i * m.V, s.temperature + r, s.uniform + at, s.token + at, s.logprob + at, 1, m.V);
+            const int64_t *stop = s.stop + r * s.stops, *end = stop + s.stops;
+            if (++s.made[r] == s.room[r] || std::find(stop, end, s.token[at]) != end) continue;
+            next_live.push_back(r);
+            next_tokens.push_back(s.token[at]);
+            next_row.push_back(flat.row[last[i]]);
+            next_position.push_back(flat.position[last[i]] + 1);
+        }
+        live.swap(next_live), tokens.swap(next_tokens), row.swap(next_row), position.swap(next_position);
+        last.resize(live.size());
+        for (size_t i = 0; i < live.size(); i++) last[i] = i;
+        flat = {tokens.data(), row.data(), position.data(), static_cast<int64_t>(live.size())};
+    }
+}
+
+void advance_all(const Model* m, const Step* s) {
+#pragma omp parallel if (s->rows > 1)
+    {
+        int64_t threads = 1, thread = 0;
+#ifdef _OPENMP
+        threads = omp_get_num_threads(), thread = omp_get_thread_num();
+#endif
+        // rows are cut where the tokens before them are this thread's share of all
+        const auto cut = [&](int64_t share) {
+            return std::lower_bound(s->starts, s->starts + s->rows, s->starts[s->rows] * share / threads) - s->starts;
+        };
+        const int64_t from = cut(thread), to = thread + 1 == threads ? s->rows : cut(thread + 1);
+        const bool before = alone;
+        alone = true;
+        if (from < to) advance(*m, *s, from, to);
+        alone = before;
+    }
+}
+
 struct Entry {
     const char* name;
     void* function;
@@ -524,5 +725,6 @@ const Entry entries[] = {
 
 }  // namespace
 
+extern "C" void advance_rows(const Model* model, const Step* step) { advance_all(model, step); }
 extern "C" const Entry* float32_loops() { return entries<float>; }
 extern "C" const Entry* bfloat16_loops() { return entries<bf16>; }
