@@ -26,6 +26,7 @@ from journeyman.engine.packed import packed
 from journeyman.errors import UsageError
 from journeyman.kernels.attention import Rows, squares
 from journeyman.kernels.loops import loops
+from journeyman.kernels.whole import LONG
 from journeyman.model.decoder import Attend, Decoder
 
 FEW = 8
@@ -259,7 +260,7 @@ class NativeEngine(Engine):
         row_of = rows if len(rows) == counts.sum() else np.repeat(rows, counts)
         position = at if row_of is rows else np.arange(len(row_of)) + np.repeat(at + counts - np.cumsum(counts), counts)
         tokens = self.tokens[row_of, position]
-        if self.model.whole is not None and not (self.top_p[rows] < 1).any():
+        if self.model.whole is not None and counts.max() <= LONG and not (self.top_p[rows] < 1).any():
             cache, room = self.cache, np.where(ready, np.minimum(self.limit[rows] - known, STRIDE), 0)
             cache.reserve(rows, at + counts + np.maximum(room - 1, 0))
             draws = uniform(self.seeds[rows, None], known[:, None] + np.arange(STRIDE))

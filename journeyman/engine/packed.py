@@ -1,7 +1,7 @@
 """A decoder's weights laid out for sampling, and its forward pass over flat tokens.
 
-Products that read the same input are one product; in bfloat16 on processors weights are packed once for oneDNN,
-which halves the time of small batches. The learner's own weights stay as they are: `load` copies from them.
+Products that read the same input are one product, and weights lie as the processor reads them fastest, which halves
+the time of small batches. The learner's own weights stay as they are: `load` copies from them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from journeyman.kernels.functions import joined
 from journeyman.kernels.loops import loops
-from journeyman.kernels.whole import WholeStep, fits
+from journeyman.kernels.whole import MOST_APART, WholeStep, panels, tiled_product
 from journeyman.model.decoder import Attend, Decoder, Layer, Norm, norm_heads
 
 
 @dataclass(frozen=True)
 class Product:
-    """From [N, inputs] to [N, outputs]. `matrix` [inputs, outputs] where that is how it is held."""
+    """From [N, inputs] to [N, outputs]. `panels` where whole steps can use them."""
 
     call: Callable[[Tensor], Tensor]
-    matrix: Tensor | None = None
+    panels: Tensor | None = None
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -64,24 +64,24 @@ class PackedDecoder:
         self.whole = self._whole()
 
     def _whole(self) -> WholeStep | None:
-        """The same as one call for each step, where the model is small and plain enough."""
+        """The same as one call for each step, where weights lie in panels and are large, or small, enough."""
         c = self.config
         layers: list[tuple[dict[str, Tensor], int | None]] = []
+        size = 0
         for index, layer in enumerate(self.layers):
             products = {"qkv": layer.qkv, "output": layer.output, "gate_up": layer.gate_up, "down": layer.down}
-            if layer.head_norms is not None or any(p.matrix is None or p.bias is not None for p in products.values()):
+            if layer.head_norms is not None or any(p.panels is None or p.bias is not None for p in products.values()):
                 return None
-            matrices = {name: product.matrix for name, product in products.items() if product.matrix is not None}
+            weights = {name: product.panels for name, product in products.items() if product.panels is not None}
+            size += sum(t.numel() * t.element_size() for t in weights.values())
             norms = {"before_attention": layer.before_attention, "before_mlp": layer.before_mlp}
-            layers.append(({**norms, **matrices}, c.window(index)))
-        if self.head.matrix is None:
+            layers.append(({**norms, **weights}, c.window(index)))
+        if self.head.panels is None or (self.dtype is torch.float32 and size > MOST_APART):
             return None
         ends = {"embedding": self.embedding, "cos": self.cos, "sin": self.sin, "final": self.final}
-        ends["head"] = self.head.matrix
-        if not fits([self.head.matrix, *(tensor for weights, _ in layers for tensor in weights.values())]):
-            return None
         widths = {"D": c.hidden_size, "I": c.intermediate_size, "E": c.head_width, "V": c.vocab_size}
-        return WholeStep(ends, layers, {**widths, "H": c.heads, "K": c.kv_heads}, c.norm_eps)
+        heads = {"H": c.heads, "K": c.kv_heads}
+        return WholeStep({**ends, "head": self.head.panels}, layers, {**widths, **heads}, c.norm_eps)
 
     def _layer(self, layer: Layer) -> _Layer:
         a, m = layer.self_attn, layer.mlp
@@ -158,14 +158,12 @@ def _product(weights: Sequence[Tensor], biases: Sequence[Tensor | None], dtype: 
     weight = joined([w.detach() for w in weights], dtype)
     given = [b.detach() for b in biases if b is not None]
     bias = joined(given, dtype).clone() if given else None
-    if weight.device.type != "cpu":
-        weight = weight.clone()
-        return Product(lambda x: F.linear(x, weight, bias))
-    if dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
+    laid_out = panels(weight)
+    if dtype is torch.bfloat16 and laid_out is not None:
+        return Product(tiled_product(laid_out, len(weight), bias), laid_out, bias)
+    if dtype is torch.bfloat16 and weight.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        opaque = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
         run = torch.ops.mkldnn._linear_pointwise.default
-        return Product(lambda x: run(x, laid_out, bias, "none", [], ""))
-    matrix = weight.t().contiguous()
-    if bias is None:
-        return Product(lambda x: torch.mm(x, matrix), matrix)
-    return Product(lambda x: torch.addmm(bias, x, matrix), matrix, bias)
+        return Product(lambda x: run(x, opaque, bias, "none", [], ""))
+    own = weight.clone()
+    return Product(lambda x: F.linear(x, own, bias), laid_out, bias)

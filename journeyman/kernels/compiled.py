@@ -1,4 +1,4 @@
-"""Compiles `loops.cpp` once per machine and calls it through ctypes.
+"""Compiles `kernels.cpp` once per machine and calls it through ctypes.
 
 The library lands in the user's cache folder (`XDG_CACHE_HOME` or `~/.cache`), named by a hash of the source, the
 compiler's flags, the processor and torch's version, so that a change of any of them compiles anew (two seconds).
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("loops.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"),
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
@@ -71,7 +71,7 @@ def _built() -> Path:
     own = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
     flags = [flag for flag in FLAGS if not (own and flag == "-shared")]
     key = hashlib.sha256(
-        "\n".join([SOURCE.read_text(), compiler, *FLAGS, torch.__version__, _processor()]).encode()
+        "\n".join([*_sources(), compiler, *FLAGS, torch.__version__, _processor()]).encode()
     ).hexdigest()[:16]
     target = _cache() / f"loops-{key}.so"
     if target.exists():
@@ -87,6 +87,10 @@ def _built() -> Path:
             _run([compiler, *flags, str(SOURCE), "-o", str(made)])
         os.replace(made, target)  # whole or not at all: several processes may compile at once
     return target
+
+
+def _sources() -> list[str]:
+    return [path.read_text() for path in sorted(SOURCE.parent.iterdir()) if path.suffix in (".cpp", ".h")]
 
 
 def _run(command: list[str]) -> None:

@@ -1,6 +1,6 @@
 """The loops between matrix products, as the engine and the learner call them: compiled, or in torch.
 
-Every method writes into tensors that the caller brings; see `loops.cpp` for what each computes. Shapes: N tokens,
+Every method writes into tensors that the caller brings; see `loops.h` for what each computes. Shapes: N tokens,
 D hidden, I intermediate, H query heads, K key/value heads, E head width, V vocabulary, B attention rows. Tensors are
 contiguous but for qkv, whose rows may lie further apart than they are long. T is the type of the products (bfloat16
 or float32); what is not of that type is float32, and indices are int64.
@@ -154,7 +154,7 @@ _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
 
 class CompiledLoops(Loops):
-    """`loops.cpp` on the processor, on as many threads as torch uses."""
+    """`loops.h` on the processor, on as many threads as torch uses."""
 
     def __init__(self, dtype: torch.dtype, addresses: dict[str, int]) -> None:
         self.dtype = dtype

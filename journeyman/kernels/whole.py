@@ -1,13 +1,14 @@
-"""A whole step of a small model as one call: every thread takes some sequences through all layers (`loops.cpp`).
+"""A whole step of a model as one call, and the layout of weights that it wants (`whole.h`).
 
-For models whose weights fit the nearest caches, what a step costs is mostly the calls between its products. This
-leaves one.
+For models whose weights fit the nearest caches, what a step costs is mostly the calls between its products; for larger
+ones in bfloat16 on processors with AMX, it is how fast weights come from memory. This serves both.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ from torch import Tensor
 
 from journeyman.kernels import compiled
 
-MOST_BYTES = 2**24
-"""Weights up to this size are run this way."""
+MOST_APART = 2**24
+"""Bytes of float32 weights up to which every thread reads all of them."""
 
-PANEL = 32
-"""Columns of a panel: WIDE of `loops.cpp`."""
+LONG = 128
+"""Rows that read more tokens at once are better served by attention over squares (`attention.py`)."""
+
+PANEL, DEEP = 32, 32
+"""Columns of a panel, and inputs of a tile: WIDE and DEEP of `whole.h`."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -33,7 +37,9 @@ def _structure(name: str, pointers: str, integers: str = "", last: tuple[tuple[s
 
 
 _Layer = _structure("_Layer", "before_attention qkv output before_mlp gate_up down", "window")
-_Model = _structure("_Model", "embedding cos sin final head layers", "count D I H K E V", (("eps", ctypes.c_float),))
+_Model = _structure(
+    "_Model", "embedding cos sin final head layers", "count D I H K E V apart", (("eps", ctypes.c_float),)
+)
 _Step = _structure(
     "_Step",
     "tokens row position starts room temperature uniform stop keys values table",
@@ -43,13 +49,14 @@ _Step = _structure(
 
 
 class WholeStep:
-    """The weights of a small float32 model in one place, and the call that samples from them.
+    """The call that reads and samples with weights laid out in panels.
 
     Args:
-        tensors: embedding, cos, sin, final, and head [D, V].
-        layers: of each layer before_attention, qkv, output, before_mlp, gate_up, down (matrices [inputs, outputs])
-            and its window (None for all).
-        shape: D, I, H, K, E, V of `loops.cpp`.
+        tensors: embedding [V, D], cos, sin, final (float32) and head (in panels).
+        layers: of each layer before_attention, before_mlp (float32), qkv, output, gate_up, down (in panels), and its
+            window (None for all).
+        shape: D, I, H, K, E, V of `loops.h`.
+        eps: of the norms.
     """
 
     def __init__(
@@ -61,19 +68,16 @@ class WholeStep:
     ) -> None:
         library = compiled.library()
         assert library is not None
-        self._call = library.advance_rows
-        tensors = {**tensors, "head": panels(tensors["head"])}
-        layers = [
-            ({name: panels(t) if t.dim() == 2 else t for name, t in weights.items()}, window)
-            for weights, window in layers
-        ]
+        dtype = tensors["embedding"].dtype
+        self._call = library.float32_step if dtype is torch.float32 else library.bfloat16_step
         self._kept = (tensors, layers)  # the structures below hold bare addresses
         self._layers = (_Layer * len(layers))(
             *(_Layer(**{k: t.data_ptr() for k, t in weights.items()}, window=window or 0) for weights, window in layers)
         )
         self._model = _Model(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
-            layers=ctypes.addressof(self._layers), count=len(layers), **shape, eps=eps,
+            layers=ctypes.addressof(self._layers), count=len(layers), **shape,
+            apart=dtype is torch.float32, eps=eps,
         )  # fmt: skip
 
     def __call__(
@@ -113,17 +117,39 @@ class WholeStep:
         return token, logprob, made
 
 
-def panels(matrix: Tensor) -> Tensor:
-    """A matrix [inputs, outputs] as [outputs / 32, inputs, 32], the last panel filled up with zeros."""
-    inputs, outputs = matrix.shape
-    filled = torch.nn.functional.pad(matrix, (0, -outputs % PANEL))
-    return filled.view(inputs, -1, PANEL).transpose(0, 1).contiguous()
+@functools.cache
+def has_tiles() -> bool:
+    """Whether bfloat16 products run on this processor's matrix tiles (AMX)."""
+    library = compiled.library()
+    if library is None:
+        return False
+    library.bfloat16_tiles.restype = ctypes.c_bool
+    return bool(library.bfloat16_tiles())
 
 
-def fits(weights: Sequence[Tensor]) -> bool:
-    """Whether these weights can be run as whole steps: compiled, float32, on the processor, and small."""
-    return (
-        compiled.library() is not None
-        and all(w.dtype is torch.float32 and w.device.type == "cpu" for w in weights)
-        and sum(w.numel() * w.element_size() for w in weights) <= MOST_BYTES
-    )
+def panels(weight: Tensor) -> Tensor | None:
+    """A weight [outputs, inputs] in panels, the last one filled up with zeros; None where they cannot be used."""
+    outputs, inputs = weight.shape
+    if compiled.library() is None or weight.device.type != "cpu":
+        return None
+    if weight.dtype is torch.float32:
+        filled = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % PANEL))
+        return filled.view(-1, PANEL, inputs).transpose(1, 2).contiguous()
+    if weight.dtype is torch.bfloat16 and has_tiles() and not inputs % DEEP:
+        filled = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % PANEL))
+        return filled.view(-1, 2, PANEL // 2, inputs // DEEP, DEEP // 2, 2).permute(0, 3, 1, 4, 2, 5).contiguous()
+    return None
+
+
+def tiled_product(panels: Tensor, outputs: int, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The product of x [N, inputs] with a bfloat16 weight in panels: [N, outputs]."""
+    library = compiled.library()
+    assert library is not None
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 3)(("bfloat16_product", library))
+
+    def product(x: Tensor) -> Tensor:
+        out = x.new_empty(len(x), outputs)
+        call(x.data_ptr(), panels.data_ptr(), out.data_ptr(), len(x), outputs, x.shape[1])
+        return out if bias is None else out.add_(bias)
+
+    return product

@@ -1,0 +1,34 @@
+// What Python calls (compiled.py): the loops by name, for each type, and the whole step.
+
+#include "loops.h"
+#include "whole.h"
+
+namespace {
+
+struct Entry {
+    const char* name;
+    void* function;
+};
+
+#define LOOP(name) {#name, reinterpret_cast<void*>(&name<T>)}
+
+template <typename T>
+const Entry entries[] = {
+    LOOP(norm),    LOOP(norm_backward),    LOOP(swiglu),          LOOP(swiglu_backward),
+    LOOP(rotate),  LOOP(store),            LOOP(attend),          LOOP(gather),
+    LOOP(ungather), LOOP(scatter_add),     LOOP(softmax),         LOOP(softmax_backward), LOOP(transpose), LOOP(transpose_float),
+    LOOP(sample),  LOOP(log_probability),  LOOP(log_probability_backward), {nullptr, nullptr},
+};
+
+}  // namespace
+
+extern "C" {
+const Entry* float32_loops() { return entries<float>; }
+const Entry* bfloat16_loops() { return entries<bf16>; }
+bool bfloat16_tiles() { return has_tiles(); }
+void bfloat16_product(const bf16* a, const bf16* b, bf16* c, int64_t M, int64_t N, int64_t K) {
+    product_alone(a, b, c, M, N, K);
+}
+void float32_step(const Model<float>* model, const Step<float>* step) { advance(*model, *step); }
+void bfloat16_step(const Model<bf16>* model, const Step<bf16>* step) { advance(*model, *step); }
+}

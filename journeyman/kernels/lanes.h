@@ -1,0 +1,109 @@
+// Numbers and vectors of them: bfloat16, one register of float32, exp, and when a loop is shared between threads.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+using std::int32_t;
+using std::int64_t;
+
+namespace {
+
+constexpr int64_t LANES = 16;  // float32 in the widest vector register there is (AVX-512)
+constexpr int64_t BLOCK = LANES;  // tokens in a block of the cache
+
+struct bf16 {
+    uint16_t bits;
+};
+
+inline float bits_to_float(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline uint32_t float_to_bits(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return bits;
+}
+
+inline float up(float x) { return x; }
+inline float up(bf16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
+
+inline void down(float x, float& to) { to = x; }
+inline void down(float x, bf16& to) {  // to nearest, ties to even; a NaN stays one
+    const uint32_t bits = float_to_bits(x);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+// One vector register of float32, wherever it begins. (GCC and Clang split it where registers are narrower.)
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t bit_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2)));
+
+inline vec lanes(const float* x) { return *reinterpret_cast<const vec*>(x); }
+inline vec lanes(const bf16* x) {
+    return reinterpret_cast<vec>(__builtin_convertvector(*reinterpret_cast<const half_vec*>(x), bit_vec) << 16);
+}
+
+template <int N>
+inline vec total(const vec* parts) {
+    vec sum = parts[0];
+    for (int i = 1; i < N; i++) sum += parts[i];
+    return sum;
+}
+
+template <typename T>
+inline vec some_lanes(const T* x, int64_t count) {
+    vec out = {};
+    for (int64_t j = 0; j < count; j++) out[j] = up(x[j]);
+    return out;
+}
+
+inline void convert(float x, float& to) { to = x; }
+inline void convert(bf16 x, bf16& to) { to = x; }
+inline void convert(bf16 x, float& to) { to = up(x); }
+
+thread_local bool alone = false;  // this thread has work of its own, so its loops are not shared with others
+
+// Whether a loop over so many numbers is worth sharing between threads.
+inline bool worth(int64_t numbers) { return !alone && numbers > 4096; }
+
+// exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 far below.
+inline float fast_exp(float x) {
+    const float bounded = std::max(x, -87.0f);
+    const float n = std::nearbyint(bounded * 1.44269504f);
+    const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const float power = bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+// The greatest of x[from..to), in lanes: a plain maximum is not vectorized, for a NaN's sake.
+template <typename T>
+inline float maximum(const T* x, int64_t from, int64_t to) {
+    float top[LANES];
+    for (int64_t j = 0; j < LANES; j++) top[j] = -INFINITY;
+    int64_t i = from;
+    for (; i + LANES <= to; i += LANES)
+        for (int64_t j = 0; j < LANES; j++) {
+            const float value = up(x[i + j]);
+            top[j] = value > top[j] ? value : top[j];
+        }
+    for (; i < to; i++) top[0] = std::max(top[0], up(x[i]));
+    return *std::max_element(top, top + LANES);
+}
+
+}  // namespace
