@@ -336,20 +336,53 @@ void softmax_backward(const T* probs, T* grad, int64_t rows, int64_t C, float sc
     }
 }
 
-// out [D, N] = in [N, D], in squares that fit the nearest cache. Products that sum over tokens want it so.
+// Stage S of turning a square of 16 x 16 numbers of 32 bits: rows i and i + S exchange the lanes that lie across.
+template <int S, int... lane>
+inline void exchange(bit_vec& a, bit_vec& b, std::integer_sequence<int, lane...>) {
+    const bit_vec upper = __builtin_shufflevector(a, b, (lane & S ? LANES + lane - S : lane)...);
+    b = __builtin_shufflevector(a, b, (lane & S ? LANES + lane : lane + S)...);
+    a = upper;
+}
+
+template <int S>
+inline void stage(bit_vec* rows) {
+    for (int i = 0; i < LANES; i++)
+        if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, LANES>{});
+}
+
+inline void turn(bit_vec* rows) { stage<1>(rows), stage<2>(rows), stage<4>(rows), stage<8>(rows); }
+
+// A square of in [.., D] at its upper left corner: for bfloat16 results two rows of numbers side by side in 32 bits.
+inline constexpr int64_t tall(const float*) { return LANES; }
+inline constexpr int64_t tall(const bf16*) { return 2 * LANES; }
+
+template <typename T>
+inline void load_square(const T* in, int64_t D, bit_vec* rows, float*) {
+    for (int i = 0; i < LANES; i++) rows[i] = reinterpret_cast<bit_vec>(lanes(in + i * D));
+}
+inline void load_square(const bf16* in, int64_t D, bit_vec* rows, bf16*) {
+    for (int i = 0; i < LANES; i++) {
+        const auto half = [&](int64_t row) {
+            return __builtin_convertvector(*reinterpret_cast<const half_vec*>(in + row * D), bit_vec);
+        };
+        rows[i] = half(2 * i) | half(2 * i + 1) << 16;
+    }
+}
+
+// out [D, N] = in [N, D]. Products that sum over tokens want it so.
 template <typename T, typename U>
 void transpose_as(const T* in, U* out, int64_t N, int64_t D) {
-    constexpr int64_t side = 32;
-#pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t n = 0; n < N; n += side)
-        for (int64_t d = 0; d < D; d += side) {
-            const int64_t rows = std::min(side, N - n), columns = std::min(side, D - d);
-            T square[side][side];
-            for (int64_t i = 0; i < rows; i++)
-                for (int64_t j = 0; j < columns; j++) square[j][i] = in[(n + i) * D + d + j];
-            for (int64_t j = 0; j < columns; j++)
-                for (int64_t i = 0; i < rows; i++) convert(square[j][i], out[(d + j) * N + n + i]);
+    const int64_t side = tall(out), whole = N / side * side, wide = D / LANES * LANES;
+#pragma omp parallel for collapse(2) schedule(static) if (worth(N * D))
+    for (int64_t n = 0; n < whole; n += side)
+        for (int64_t d = 0; d < wide; d += LANES) {
+            bit_vec rows[LANES];
+            load_square(in + n * D + d, D, rows, out);
+            turn(rows);
+            for (int j = 0; j < LANES; j++) std::memcpy(out + (d + j) * N + n, &rows[j], sizeof(bit_vec));
         }
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t d = n < whole ? wide : 0; d < D; d++) convert(in[n * D + d], out[d * N + n]);
 }
 
 template <typename T>

@@ -74,9 +74,11 @@ class TorchLoops(Loops):
         seen = torch.arange(blocks.shape[1] * BLOCK, device=qkv.device)[None] <= position[:, None]
         if window is not None:
             seen &= torch.arange(blocks.shape[1] * BLOCK, device=qkv.device)[None] > position[:, None] - window
-        key = keys[blocks].permute(0, 2, 1, 4, 3).reshape(count, kv_heads, -1, width)
-        value = values[blocks].permute(0, 2, 1, 3, 4).reshape(count, kv_heads, -1, width)
-        value = value.masked_fill(~seen[:, None, :, None], 0.0)  # what was never written may be anything
+        key, value = keys[blocks].permute(0, 2, 1, 4, 3), values[blocks].permute(0, 2, 1, 3, 4)
+        # what was never written may be anything
+        key, value = (
+            x.reshape(count, kv_heads, -1, width).masked_fill(~seen[:, None, :, None], 0.0) for x in (key, value)
+        )
         query = qkv[:, :heads].unflatten(1, (kv_heads, heads // kv_heads))
         mask = seen[:, None, None, :]
         out.copy_(F.scaled_dot_product_attention(query, key, value, attn_mask=mask).reshape(out.shape))
