@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -52,6 +52,9 @@ class LearnConfig:
     """Steps between exams on the split `test` alone; 0: none in between."""
     checkpoint_every: int = 10
     """Steps between checkpoints."""
+    lag: int = 0
+    """1: the next step's episodes are played while this step's are learned from, by weights one update older; what that
+    does to learning is corrected by truncated importance weights. 0: one after the other."""
     slots: int = 128
     """Episodes the engine samples at once."""
     context: int = 1024
@@ -71,6 +74,8 @@ class LearnConfig:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.lag not in (0, 1):
+            raise UsageError(f"lag must be 0 or 1, got {self.lag}")
         if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
 
@@ -83,6 +88,13 @@ class LearnConfig:
     def school_updates(self) -> int:
         """Updates of schooling before trial and error."""
         return self.school.updates_for(from_scratch=self.model.split(",")[0] == "tiny")
+
+    @property
+    def updating(self) -> UpdateConfig:
+        """How weights change, with the correction that a lag needs."""
+        if not self.lag or self.update.importance_cap is not None:
+            return self.update
+        return replace(self.update, importance_cap=2.0)
 
     @property
     def warmup(self) -> int:

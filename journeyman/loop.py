@@ -16,6 +16,7 @@ repeats the steps since its last checkpoint exactly and ends with the same weigh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,24 +36,33 @@ def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
     may_change = frozenset({"steps", "threads"})
-    with RunFolder.open(folder, asdict(config), may_change=may_change) as run, run.store() as store:
-        s = stages.begin(config, run, store)
-        if s.progress.phase == "school":
-            yield from stages.go_to_school(s)
-            yield from stages.take_exam(s, config.exam)
-            stages.save_checkpoint(s)
-        while s.progress.step < config.steps:
-            step = s.progress.step
-            rng = np.random.default_rng((config.seed, step))
-            episodes = stages.collect_and_record(s, step)
-            metrics = stages.look(s, episodes)
-            usable = stages.usable(episodes)
-            metrics |= stages.update_value(s, usable, rng)
-            if usable and step >= config.warmup:
-                advantages = assign(usable, config.credit)
-                metrics |= s.learner.update_policy(usable, advantages, rng)
-                stages.publish(s)
-            yield stages.log_step(s, episodes, metrics)
-            yield from stages.examine_when_due(s)
-            stages.checkpoint_when_due(s)
-        stages.finish(s)
+    with (
+        RunFolder.open(folder, asdict(config), may_change=may_change) as run,
+        run.store() as store,
+        closing(stages.begin(config, run, store)) as s,
+    ):
+        yield from run_steps(s)
+
+
+def run_steps(s: stages.Learning) -> Iterator[Record]:
+    """From where the run stands to its end."""
+    config = s.config
+    if s.progress.phase == "school":
+        yield from stages.go_to_school(s)
+        yield from stages.take_exam(s, config.exam)
+        stages.save_checkpoint(s)
+    while s.progress.step < config.steps:
+        step = s.progress.step
+        rng = np.random.default_rng((config.seed, step))
+        episodes = stages.collect_and_record(s, step)
+        metrics = stages.look(s, episodes)
+        usable = stages.usable(episodes)
+        metrics |= stages.update_value(s, usable, rng)
+        if usable and step >= config.warmup:
+            advantages = assign(usable, config.credit)
+            metrics |= s.learner.update_policy(usable, advantages, rng)
+            stages.publish(s)
+        yield stages.log_step(s, episodes, metrics)
+        yield from stages.examine_when_due(s)
+        stages.checkpoint_when_due(s)
+    stages.finish(s)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +55,16 @@ class Learning:
     collect_seconds: float = 0.0
     """Spent on the episodes of the present step."""
     step_started: float = 0.0
+    ahead: Future[list[Trajectory]] | None = None
+    """The next step's episodes, being played while this step's are learned from; None without a lag."""
+    background: ThreadPoolExecutor | None = None
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        self.closing.set()
+        if self.background is not None:
+            self.background.shutdown()
 
 
 def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
@@ -64,7 +77,7 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
     for checkpoint, restored, trainer in run.restore():
         progress = restored
         loaded = load(str(checkpoint))
-        learner = Learner(loaded.model, loaded.value if config.uses_value else None, config.update)
+        learner = Learner(loaded.model, loaded.value if config.uses_value else None, config.updating)
         learner.load_state_dict(trainer["learner"])
         if learner.reference is not None:
             learner.reference.load_state_dict(load(str(run.path / "reference")).model.state_dict())
@@ -87,6 +100,10 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
         progress=progress,
         started=time.monotonic() - progress.seconds,
     )
+    if config.lag:
+        half = max(torch.get_num_threads() // 2, 1)
+        s.background = ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(half))
+        torch.set_num_threads(max(torch.get_num_threads() - half, 1))
     publish(s)
     for step in range(max(progress.step - config.replay, 0), progress.step):
         s.history.append(usable(sorted(store.episodes(min_step=step, max_step=step), key=lambda t: t.id)))
@@ -129,20 +146,28 @@ def least_success(s: Learning, update: int) -> float:
 
 def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
     """Play this step's episodes. Each is scored by V and on disk soon after it ends; in the order asked."""
-    config = s.config
     s.step_started = time.monotonic()
-    orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
+    source = iter(s.ahead.result()) if s.ahead is not None else play(s, step)
+    s.ahead = None
     episodes: list[Trajectory] = []
-    fresh_ones: list[Trajectory] = []
-    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout):
-        fresh_ones.append(trajectory)
-        if len(fresh_ones) == 64 or len(fresh_ones) + len(episodes) == len(orders):
-            scored = s.learner.score(fresh_ones)
-            s.store.add(scored)
-            episodes += scored
-            fresh_ones = []
+    while fresh_ones := list(itertools.islice(source, 64)):
+        scored = s.learner.score(fresh_ones)
+        s.store.add(scored)
+        episodes += scored
     s.collect_seconds = time.monotonic() - s.step_started
+    if s.background is not None and step + 1 < s.config.steps and not checkpoint_due(s, step + 1):
+        s.ahead = s.background.submit(lambda: list(play(s, step + 1)))
     return sorted(episodes, key=lambda t: t.id)
+
+
+def play(s: Learning, step: int) -> Iterator[Trajectory]:
+    """This step's episodes, each as it ends."""
+    config = s.config
+    orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
+    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout):
+        if s.closing.is_set():
+            return
+        yield trajectory
 
 
 def practice(s: Learning, step: int) -> list[Task]:
@@ -226,6 +251,7 @@ def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Re
 
 def take_exam(s: Learning, config: ExamConfig) -> Iterator[Record]:
     """Examine every job; results go to `exams.jsonl`, the episodes to the store."""
+    settle(s)
     results, episodes = examine(
         s.engine, s.renderer, s.learner.score, s.jobs, config, step=s.progress.step, rollouts=s.config.rollout
     )
@@ -247,8 +273,13 @@ def examine_when_due(s: Learning) -> Iterator[Record]:
 
 def checkpoint_when_due(s: Learning) -> None:
     """After the last step, and every `checkpoint_every` steps."""
-    if s.progress.step == s.config.steps or s.progress.step % s.config.checkpoint_every == 0:
+    if checkpoint_due(s, s.progress.step):
         save_checkpoint(s)
+
+
+def checkpoint_due(s: Learning, steps: int) -> bool:
+    """Whether a checkpoint is saved after so many steps. Nobody plays ahead over it: a continued run could not."""
+    return steps == s.config.steps or steps % s.config.checkpoint_every == 0
 
 
 def finish(s: Learning) -> None:
@@ -267,8 +298,15 @@ def save_checkpoint(s: Learning) -> None:
 
 
 def publish(s: Learning) -> None:
-    """Let the engine sample from the learner's present weights."""
+    """Let the engine sample from the learner's present weights, once it is done with what it was asked before."""
+    settle(s)
     s.engine.load(s.learner.policy, s.learner.version)
+
+
+def settle(s: Learning) -> None:
+    """Let the engine finish what it plays ahead."""
+    if s.ahead is not None:
+        wait([s.ahead])
 
 
 def native_engine(learner: Learner, *, slots: int, context: int) -> NativeEngine:
@@ -278,7 +316,7 @@ def native_engine(learner: Learner, *, slots: int, context: int) -> NativeEngine
 
 def new_learner(config: LearnConfig, policy: Decoder) -> Learner:
     """A learner that has not tried anything yet."""
-    return Learner.start(policy, config.value if config.uses_value else None, config.update)
+    return Learner.start(policy, config.value if config.uses_value else None, config.updating)
 
 
 def usable(episodes: Sequence[Trajectory]) -> list[Trajectory]:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-METRIC = re.compile(r'"(?:\{\w+\}/)?((?:policy|value|time|engine)/[a-z][a-z0-9_{}]*)"')
+METRIC = re.compile(r'"(?:\{\w+\}/)?((?:policy|value|time|engine|mismatch)/[a-z][a-z0-9_{}]*)"')
 OURS = {"journeyman"}
 OF_A_JOB = re.compile(r'f"\{(?:name|job)\}/([a-z][a-z0-9_]*)"')
 

@@ -151,3 +151,23 @@ def test_a_run_that_never_began_may_be_given_another_configuration(tmp_path: Pat
     stop_after(learn(CONFIG, tmp_path / "run"), 1)
     with pytest.raises(RunError, match="holds another run"):
         finish(replace(CONFIG, seed=1), tmp_path / "run")
+
+
+def test_with_a_lag_episodes_are_one_update_older_and_a_run_still_repeats(tmp_path: Path) -> None:
+    config = replace(CONFIG, lag=1, checkpoint_every=3, exam_every=0, update=replace(CONFIG.update, minibatches=1))
+    records = finish(config, tmp_path / "whole")
+    steps = [r for r in records if r["kind"] == "learn"]
+    assert all(r["mismatch/kl"] >= 0 and r["mismatch/max"] < 20 for r in steps[1:])
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        versions = [{t.policy_version for t in store.episodes(min_step=k, max_step=k)} for k in range(6)]
+    # the first step only warms V up; nobody plays ahead over the checkpoint after the third
+    assert versions == [{0}, {0}, {0}, {2}, {2}, {3}]
+    part = tmp_path / "part"
+    learning = learn(config, part)
+    for record in learning:
+        if record["kind"] == "learn" and record["step"] == 5:
+            break
+    learning.close()
+    finish(config, part)
+    whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "whole", part))
+    assert all((whole[name] == resumed[name]).all() for name in whole)

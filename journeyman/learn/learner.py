@@ -25,6 +25,7 @@ from torch import Tensor
 from journeyman import machine
 from journeyman.errors import UsageError
 from journeyman.learn.batch import Batch, collate, micro_batches
+from journeyman.learn.importance import truncated_weights
 from journeyman.learn.losses.language import language_loss
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
@@ -66,6 +67,9 @@ class UpdateConfig:
     normalize: bool = True
     """Shift advantages to mean 0 over the step's sampled tokens and scale them to variance 1. Without the shift,
     failures that are longer than successes push down more tokens than successes push up, and entropy explodes."""
+    importance_cap: float | None = None
+    """Compute log-probabilities anew before a step's updates, and weigh each token by min(pi / pi_engine, this): for
+    episodes of older weights, or of an engine that computes otherwise (learn/importance.py). Set by `lag`."""
     token_budget: int = 16384
     """Most tokens in one micro-batch (fewer for a large model, see `ACTIVATIONS`): bounds memory, changes no result."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -73,6 +77,8 @@ class UpdateConfig:
     on."""
 
     def __post_init__(self) -> None:
+        if self.importance_cap is not None and self.importance_cap < 1:
+            raise UsageError(f"update: importance_cap must be at least 1, got {self.importance_cap}")
         for name in ("policy_epochs", "value_epochs", "minibatches", "value_minibatches", "token_budget"):
             if getattr(self, name) < 1:
                 raise UsageError(f"update: {name} must be at least 1, got {getattr(self, name)}")
@@ -143,6 +149,9 @@ class Learner:
         """Move the policy; returns means over tokens (docs/metrics.md)."""
         if self.config.normalize:
             advantages = _normalized(trajectories, advantages)
+        mismatch: Metrics = {}
+        if self.config.importance_cap is not None:
+            trajectories, advantages, mismatch = self._corrected(trajectories, advantages, self.config.importance_cap)
         sums: defaultdict[str, float] = defaultdict(float)
         tokens, norms = 0, list[float]()
         stopped = 0.0
@@ -167,7 +176,13 @@ class Learner:
         self.version += 1
         means = {name: amount / max(tokens, 1) for name, amount in sums.items()}
         norm = float(np.mean(norms)) if norms else 0.0
-        return {**means, "policy/grad_norm": norm, "policy/stopped_early": stopped, "policy/updates": len(norms)}
+        return {
+            **means,
+            **mismatch,
+            "policy/grad_norm": norm,
+            "policy/stopped_early": stopped,
+            "policy/updates": len(norms),
+        }
 
     def update_value(
         self, trajectories: Sequence[Trajectory], targets: Sequence[FloatArray], rng: np.random.Generator
@@ -226,6 +241,31 @@ class Learner:
             reference_logprobs=reference,
             succeeded=batch.success_A,
         )
+
+    @torch.no_grad()
+    def _corrected(
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray], cap: float
+    ) -> tuple[list[Trajectory], list[FloatArray], Metrics]:
+        """The trajectories with the policy's log-probabilities instead of the engine's, advantages times the weights of
+        the difference, and how large that is."""
+        order: list[int] = []
+        found: list[Tensor] = []
+        for rows in micro_batches(trajectories, self.token_budget):
+            batch = collate([trajectories[i] for i in rows], device=self.device)
+            found.append(self.logprobs(self.policy, batch)[0].cpu())
+            order += rows.tolist()
+        ours = torch.cat(found)
+        theirs = torch.cat([torch.from_numpy(trajectories[i].logprobs[trajectories[i].mask]) for i in order])
+        weights, metrics = truncated_weights(theirs, ours, cap)
+        corrected, weighed = list(trajectories), list(advantages)
+        start = 0
+        for i in order:
+            t, stop = trajectories[i], start + int(trajectories[i].mask.sum())
+            logprobs, scaled = t.logprobs.copy(), advantages[i].copy()
+            logprobs[t.mask] = ours[start:stop].numpy()
+            scaled[t.mask] *= weights[start:stop].numpy()
+            corrected[i], weighed[i], start = replace(t, logprobs=logprobs), scaled, stop
+        return corrected, weighed, metrics
 
     @torch.no_grad()
     def kl_reference(self, trajectories: Sequence[Trajectory]) -> Metrics:
