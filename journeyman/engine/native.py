@@ -32,8 +32,9 @@ from journeyman.model.decoder import Attend, Decoder
 FEW = 8
 """A row that reads at most this many tokens lets each attend by itself, as when it samples."""
 
-STRIDE = 4
-"""Tokens that a small model samples in one step where nothing stands against it."""
+STRIDE, LONGEST_STRIDE = 8, 16
+"""One step samples an eighth of a usual reply in each row, and at most sixteen tokens: a longer stride costs less, and
+a row that ends early waits for the others."""
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -104,6 +105,8 @@ class NativeEngine(Engine):
         self.line: deque[int] = deque()
         self.sequences: dict[int, _Sequence] = {}
         self.next_id = 0
+        self.usual = 32.0
+        """Tokens of a reply, averaged over the last ones."""
 
     # -- the contract ---------------------------------------------------------------------------------
 
@@ -261,9 +264,9 @@ class NativeEngine(Engine):
         position = at if row_of is rows else np.arange(len(row_of)) + np.repeat(at + counts - np.cumsum(counts), counts)
         tokens = self.tokens[row_of, position]
         if self.model.whole is not None and counts.max() <= LONG and not (self.top_p[rows] < 1).any():
-            cache, room = self.cache, np.where(ready, np.minimum(self.limit[rows] - known, STRIDE), 0)
+            cache, room = self.cache, np.where(ready, np.minimum(self.limit[rows] - known, self.stride), 0)
             cache.reserve(rows, at + counts + np.maximum(room - 1, 0))
-            draws = uniform(self.seeds[rows, None], known[:, None] + np.arange(STRIDE))
+            draws = uniform(self.seeds[rows, None], known[:, None] + np.arange(self.stride))
             return self.model.whole(
                 tokens, row_of, position, counts, room, self.temperature[rows], draws, self.stop[rows],
                 cache.keys, cache.values, cache.table,
@@ -278,6 +281,10 @@ class NativeEngine(Engine):
         if len(last):
             token[ready, 0], logprob[ready, 0] = self._sample(rows[ready], hidden)
         return token, logprob, ready.astype(np.int64)
+
+    @property
+    def stride(self) -> int:
+        return min(max(round(self.usual / STRIDE), 1), LONGEST_STRIDE)
 
     def _attention(self, rows: Ints, counts: Ints, row: Tensor, place: Tensor) -> Attend:
         """What each of the flat tokens, at (row, place), attends to in this step."""
@@ -368,6 +375,7 @@ class NativeEngine(Engine):
                 tuple(self.logprobs[slot, span].tolist()),
                 "context" if full else finish,
             )
+            self.usual += (len(reply.tokens) - self.usual) / 32
             entry.busy = False
             self.active[slot] = False
             self.steady = None

@@ -67,6 +67,13 @@ inline vec some_lanes(const T* x, int64_t count) {
     return out;
 }
 
+// Ask for numbers that will be needed soon.
+template <typename T>
+inline void prefetch(const T* x, int64_t count) {
+    const char* bytes = reinterpret_cast<const char*>(x);
+    for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
+}
+
 inline void convert(float x, float& to) { to = x; }
 inline void convert(bf16 x, bf16& to) { to = x; }
 inline void convert(bf16 x, float& to) { to = up(x); }

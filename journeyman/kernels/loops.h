@@ -165,6 +165,7 @@ void attend_head(const T* q, T* out, const T* keys, const T* values, const int32
     for (int64_t i = 0; i < G * E; i++) query[i] = up(q[i]) * scale;
     for (int64_t b = from; b < to; b++) {
         const T* k = keys + (blocks[b] * K + head) * E * BLOCK;
+        if (b + 1 < to) prefetch(keys + (blocks[b + 1] * K + head) * E * BLOCK, E * BLOCK);
         vec parts[G][CHAINS] = {};
         int64_t e = 0;
         for (; e + CHAINS <= E; e += CHAINS)
@@ -180,6 +181,7 @@ void attend_head(const T* q, T* out, const T* keys, const T* values, const int32
     float share[G];
     for (int g = 0; g < G; g++) {
         float *p = probs + g * width, sum = 0;
+        for (int64_t b = from + g; b < to; b += G) prefetch(values + (blocks[b] * K + head) * BLOCK * E, BLOCK * E);
         for (int64_t j = 0; j < first - from * BLOCK; j++) p[j] = -INFINITY;
         for (int64_t j = last - from * BLOCK + 1; j < width; j++) p[j] = -INFINITY;
         const float top = maximum(p, 0, width);

@@ -37,6 +37,7 @@ struct Team {
 
 // -- float32 products: panels [N / WIDE, K, WIDE], the last one filled up with zeros ------------------------------------
 
+constexpr int64_t AHEAD = 32;  // rows of a panel that are asked for before they are needed
 constexpr int64_t HIGH = 12;  // rows at once: 24 registers of sums, and 3 for what is multiplied
 
 // c [M, wide] (rows N apart) = a [M, K] times a panel [K, WIDE].
@@ -44,6 +45,7 @@ template <int M>
 void tile(const float* a, const float* panel, float* c, int64_t N, int64_t K, int64_t wide) {
     vec sums[M][2] = {};
     for (int64_t k = 0; k < K; k++) {
+        prefetch(panel + (k + AHEAD) * WIDE, WIDE);
         const vec left = lanes(panel + k * WIDE), right = lanes(panel + k * WIDE + LANES);
         for (int i = 0; i < M; i++) {
             sums[i][0] += a[i * K + k] * left;
@@ -113,9 +115,7 @@ void product(const Team& team, const bf16* a, const bf16* b, bf16* c, int64_t M,
             _tile_zero(2);
             _tile_zero(3);
             for (int64_t k = 0; k < depth; k++, from += 2 * half) {
-                if (m == 0)  // the first pass brings the panel in: ask for what comes a little later
-                    for (int64_t line = 0; line < 2 * half; line += DEEP)
-                        _mm_prefetch(reinterpret_cast<const char*>(from + 4 * half + line), _MM_HINT_T0);
+                if (m == 0) prefetch(from + 4 * half, 2 * half);  // the first pass brings the panel in
                 _tile_loadd(6, from, 64);
                 _tile_loadd(7, from + half, 64);
                 _tile_loadd(4, upper + k * DEEP, row);
@@ -164,7 +164,7 @@ struct Model {
     const float *cos, *sin, *final;
     const T* head;
     const LayerWeights<T>* layers;
-    int64_t count, D, I, H, K, E, V, apart;  // apart: every thread is a team of its own
+    int64_t count, D, I, H, K, E, V, apart;  // apart: every thread may be a team of its own
     float eps;
 };
 
@@ -314,8 +314,9 @@ void work(const Team& team, const Model<T>& m, const Step<T>& s, Desk<T>& d) {
 template <typename T>
 void advance(const Model<T>& m, const Step<T>& s) {
     static Desk<T> shared;
-    if (!m.apart) lay_out(m, s, shared, 0, s.rows);
-#pragma omp parallel if (!m.apart || s.rows > 1)
+    const bool apart = m.apart && s.rows > 1;  // one row alone is shared, by columns
+    if (!apart) lay_out(m, s, shared, 0, s.rows);
+#pragma omp parallel
     {
         Team all = {1, 0};
 #ifdef _OPENMP
@@ -324,7 +325,7 @@ void advance(const Model<T>& m, const Step<T>& s) {
         const bool before = alone;
         alone = true;
         if constexpr (std::is_same_v<T, bf16>) begin_tiles();
-        if (m.apart) {  // rows are cut where the tokens before them are this thread's share of all
+        if (apart) {  // rows are cut where the tokens before them are this thread's share of all
             const auto cut = [&](int64_t share) {
                 return std::lower_bound(s.starts, s.starts + s.rows, s.starts[s.rows] * share / all.size) - s.starts;
             };

@@ -1,0 +1,133 @@
+"""The peers that bench/throughput.py measures beside us: `transformers` generate and a plain training loop, and TRL."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from journeyman.model.decoder import Decoder
+
+
+def twin(model: Decoder, dtype: torch.dtype) -> LlamaForCausalLM:
+    """The same weights as a model of `transformers`."""
+    theirs = LlamaForCausalLM(model.config.to_hf())
+    state = {name: tensor for name, tensor in model.state_dict().items() if "rotary" not in name}
+    missing = theirs.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}
+    return theirs.to(dtype).eval()
+
+
+def generator(model: LlamaForCausalLM, prompts: torch.Tensor, tokens: int, setting: str) -> Callable[[], float]:
+    """`generate` of exactly `tokens` tokens for each row of prompts [B, T]; gives its seconds.
+
+    Args:
+        setting: `dynamic` cache (the default of transformers), `static`, or `compiled` (static, torch.compile).
+    """
+    options: dict[str, Any] = {
+        "max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": True, "temperature": 1.0,
+        "top_k": 0, "top_p": 1.0, "pad_token_id": 0, "eos_token_id": None,
+    }  # fmt: skip
+    if setting != "dynamic":
+        options["cache_implementation"] = "static"
+    if setting == "compiled":
+        model.forward = torch.compile(model.forward)  # type: ignore[method-assign]
+
+    def run() -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            out = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        assert out.shape[1] == prompts.shape[1] + tokens
+        return time.perf_counter() - start
+
+    return run
+
+
+def trainer(
+    model: LlamaForCausalLM, sequences: Sequence[np.ndarray], replies: Sequence[int], budget: int, precision: str
+) -> Callable[[], float]:
+    """One update on the log-probabilities of the replies, as a plain loop does it: batches padded to their longest
+    sequence, sorted by length, of at most `budget` padded tokens; AdamW, gradients clipped.
+
+    Args:
+        replies: how many tokens at the end of each sequence count.
+        precision: `float32`, `autocast` (bfloat16 by autocast), or `bfloat16` (the weights themselves).
+    """
+    if precision == "bfloat16":
+        model = model.to(torch.bfloat16)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+    batches: list[list[int]] = []
+    for i in order:
+        if not batches or (len(batches[-1]) + 1) * len(sequences[batches[-1][0]]) > budget:
+            batches.append([])
+        batches[-1].append(i)
+
+    def run() -> float:
+        start = time.perf_counter()
+        for rows in batches:
+            longest = len(sequences[rows[0]])
+            tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+            mask, counted = torch.zeros_like(tokens), torch.zeros(len(rows), longest, dtype=torch.bool)
+            for r, i in enumerate(rows):
+                tokens[r, : len(sequences[i])] = torch.from_numpy(sequences[i])
+                mask[r, : len(sequences[i])] = 1
+                counted[r, len(sequences[i]) - replies[i] : len(sequences[i])] = True
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+                logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+            chosen = logits[:, :-1][counted[:, 1:]].float().log_softmax(-1)
+            loss = -chosen.gather(-1, tokens[counted][:, None]).sum() / sum(replies)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    return run
+
+
+def trl_step(model: Decoder, tokenizer: Any, prompts: Sequence[str], group: int, tokens: int, bf16: bool, steps: int):
+    """Seconds of each step of TRL's GRPOTrainer: `group` completions of up to `tokens` for each prompt, one update.
+
+    Its fastest settings on a processor: no reference model (beta 0), one iteration, no logging or saving.
+    """
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    spans: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            spans.append(time.perf_counter() - self.start)
+
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(np.mean([token % 2 == 0 for token in ids])) if ids else 0.0 for ids in completion_ids]
+
+    batch = len(prompts) * group
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            output_dir=folder, use_cpu=True, bf16=bf16, per_device_train_batch_size=batch, num_generations=group,
+            max_completion_length=tokens, max_steps=steps, beta=0.0, num_iterations=1, learning_rate=1e-5,
+            logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True, temperature=1.0, top_k=0,
+            gradient_checkpointing=False, shuffle_dataset=False,
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            model=twin(model, torch.float32),
+            reward_funcs=reward,
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts] * steps),
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    return spans
