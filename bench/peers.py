@@ -1,7 +1,16 @@
-"""The peers that bench/throughput.py measures beside us: `transformers` generate and a plain training loop, and TRL."""
+"""The peers that bench/throughput.py measures beside us: `transformers` generate and a plain training loop, and TRL.
+
+They run in a process of their own, `python -m bench.peers`, as a user would start them: without the allocator settings
+that we make for our own process. One request a line (JSON), one answer a line.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +45,7 @@ def generator(model: LlamaForCausalLM, prompts: torch.Tensor, tokens: int, setti
     if setting != "dynamic":
         options["cache_implementation"] = "static"
     if setting == "compiled":
+        torch._dynamo.reset()  # else models measured before count against its limit of recompilations
         model.forward = torch.compile(model.forward)  # type: ignore[method-assign]
 
     def run() -> float:
@@ -131,3 +141,71 @@ def trl_step(model: Decoder, tokenizer: Any, prompts: Sequence[str], group: int,
         )
         trainer.train()
     return spans
+
+
+def subject(name: str) -> Any:
+    """A model by the name that throughput.py gives it: (decoder, tokenizer)."""
+    from bench.throughput import loaded
+
+    return loaded(name)
+
+
+def prepared(request: dict[str, Any]) -> Callable[[], float]:
+    """What a request asks to be timed."""
+    model = subject(request["model"]).model
+    if request["what"] == "generate":
+        dtype = getattr(torch, request["dtype"])
+        return generator(twin(model, dtype), torch.tensor(request["prompts"]), request["tokens"], request["setting"])
+    sequences = [np.array(sequence, np.int64) for sequence in request["sequences"]]
+    return trainer(twin(model, torch.float32), sequences, request["replies"], request["budget"], request["precision"])
+
+
+class Child:
+    """The process in which peers run. What was asked for once is kept, warm."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", "bench.peers"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **request: Any) -> list[float]:
+        """Seconds; several where the request is of several steps.
+
+        Raises:
+            RuntimeError: the peer cannot do it, with what it said.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline() or '{"error": "the process ended"}')
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["seconds"]
+
+    def close(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+
+
+def main() -> None:
+    os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # ours; torch reads it at its first large tensor
+    kept: dict[str, Callable[[], float]] = {}
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever the peers print is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["what"] == "step":
+                found = subject(request["model"])
+                seconds = trl_step(found.model, found.tokenizer, *request["arguments"])
+            else:
+                key = json.dumps(request)
+                with contextlib.redirect_stdout(sys.stderr):
+                    kept[key] = kept.get(key) or prepared(request)
+                    seconds = [kept[key]()]
+            print(json.dumps({"seconds": seconds}), file=answers, flush=True)
+        except Exception as error:  # what does not work here is not the peer's best setting
+            print(json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

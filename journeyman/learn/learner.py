@@ -102,7 +102,11 @@ class Learner:
         width = policy.config.hidden_size
         large = sum(p.numel() for p in policy.parameters()) >= 50e6
         self.precision = config.precision if config.precision != "auto" else ("bfloat16" if large else "float32")
-        self.token_budget = min(config.token_budget, self._fitting())
+        fitting = self._fitting()
+        self.token_budget = min(config.token_budget, fitting)
+        for trunk in (policy.model, None if value is None else value.trunk):
+            if trunk is not None:
+                trunk.keeps = fitting  # a single sequence may be longer
         self.policy_optimizer = Optimizer(config.policy.fitted(width), [policy])
         self.value_optimizer: Optimizer | None = None
         if value is not None:

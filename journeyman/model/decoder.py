@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -302,12 +303,19 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = Norm(config.hidden_size, config.norm_eps)
         self.rotary = Rotary(config)
+        self.keeps: int | None = None
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Final hidden states [N, D] of flat tokens [N] at their positions [N]."""
+        """Final hidden states [N, D] of flat tokens [N] at their positions [N].
+
+        More tokens than `keeps` have their layers computed a second time for the gradient, from the layers' inputs
+        alone (1604.06174), instead of keeping all that it needs.
+        """
         x, delta = self.embed_tokens(tokens).float(), None
+        again = torch.is_grad_enabled() and self.keeps is not None and len(tokens) > self.keeps
         for index, layer in enumerate(self.layers):
-            x, delta = layer(x, delta, self.rotary, positions, index, attend)
+            inputs = (x, delta, self.rotary, positions, index, attend)
+            x, delta = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
         return self.norm.add(x, delta)[1]
 
     def packed(self, packed: Packed) -> Tensor:

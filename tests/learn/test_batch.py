@@ -74,6 +74,19 @@ def test_gradients_are_those_of_each_sequence_alone() -> None:
         torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
 
 
+def test_layers_computed_again_give_the_same_gradients() -> None:
+    grads = []
+    for keeps in (None, 3):
+        policy = make_policy()
+        policy.model.keeps = keeps
+        learner = Learner(policy, None, UpdateConfig())
+        policy.model.keeps = keeps
+        learner.logprobs(policy, collate(attempts()))[0].sum().backward()
+        grads.append([p.grad for p in policy.parameters()])
+    for kept, again in zip(*grads, strict=True):
+        torch.testing.assert_close(kept, again)
+
+
 def test_scores_are_those_of_each_sequence_alone() -> None:
     learner = Learner.start(make_policy(), ValueConfig(), UpdateConfig())
     assert learner.value is not None
