@@ -141,10 +141,11 @@ def our_generate(subject: Subject, tokens: np.ndarray, lengths: Sequence[int]) -
     return run
 
 
-def generate(results: Results, found: list[Subject], rates: Rates, repeats: int, peer: Child) -> None:
+def generate(results: Results, found: list[Subject], rates: Rates, repeats: int) -> None:
     lengths = np.random.default_rng(1).integers(SHORTEST, LONGEST + 1, 32).tolist()
     alone: list[float] = []
     for subject in found:
+        peer = Child()
         for batch, wanted in ((32, lengths), (1, [64])):
             tokens, label = prompts(subject, batch), f"{subject.name}_b{batch}"
             asked = {
@@ -153,7 +154,7 @@ def generate(results: Results, found: list[Subject], rates: Rates, repeats: int,
             }  # fmt: skip
             best = surveyed(results, f"generate_{label}", peer, [{**asked, "setting": s} for s in SETTINGS], "setting")
             mine, theirs = in_turn(
-                our_generate(subject, tokens, wanted), lambda best=best: peer.ask(**best)[0], repeats
+                our_generate(subject, tokens, wanted), lambda best=best, peer=peer: peer.ask(**best)[0], repeats
             )
             times = ratio(results, f"generate_ratio_{label}", mine, theirs)
             for side, spans in (("", mine), ("_transformers", theirs)):
@@ -164,6 +165,7 @@ def generate(results: Results, found: list[Subject], rates: Rates, repeats: int,
             elif subject.name == "apprentice":
                 ratio(results, "generate_ratio_tiny", mine, theirs)
             print(f"generate {label}: {times:.1f} x {best['setting']}", flush=True)
+        peer.close()
     results.figure("generate_ratio_b1_min", min(alone), "times")
     subject = found[-1]
     seconds, floor = decode_step(subject, 64, rates)
@@ -239,8 +241,9 @@ def learner_of(subject: Subject) -> Learner:
     return Learner(subject.model, None, config, keep_reference=False)
 
 
-def train(results: Results, found: list[Subject], rates: Rates, repeats: int, peer: Child) -> None:
+def train(results: Results, found: list[Subject], rates: Rates, repeats: int) -> None:
     for subject in found:
+        peer = Child()
         batch = episodes(subject, 64 if subject.name == "smollm2" else 256)
         advantages = [t.mask.astype(np.float32) for t in batch]
         learner = learner_of(subject)
@@ -257,7 +260,7 @@ def train(results: Results, found: list[Subject], rates: Rates, repeats: int, pe
         precisions = ("float32",) if subject.dtype is torch.float32 else ("autocast", "bfloat16")
         requests = [{**asked, "precision": p, "budget": b} for p in precisions for b in (2048, 8192)]
         best = surveyed(results, f"train_{subject.name}", peer, requests, "precision", "budget")
-        mine, theirs = in_turn(ours, lambda best=best: peer.ask(**best)[0], repeats)
+        mine, theirs = in_turn(ours, lambda best=best, peer=peer: peer.ask(**best)[0], repeats)
         tokens, spent = sum(len(t) for t in batch), statistics.median(mine)
         times = ratio(results, f"train_ratio_{subject.name}", mine, theirs)
         for side, spans in (("", mine), ("_transformers", theirs)):
@@ -268,6 +271,7 @@ def train(results: Results, found: list[Subject], rates: Rates, repeats: int, pe
         results.figure(f"train_share_of_floor_{subject.name}", floor / spent, "share")
         if subject is found[-1]:
             results.figure("train_share_of_floor", floor / spent, "share")
+        peer.close()
         print(f"train {subject.name}: {times:.1f} x {best['precision']}, {floor / spent:.0%} of the floor", flush=True)
 
 
@@ -289,7 +293,7 @@ def our_steps(subject: Subject, tasks: int, group: int, tokens: int, count: int)
     return spans
 
 
-def step(results: Results, found: list[Subject], rates: Rates, repeats: int, peer: Child) -> None:
+def step(results: Results, found: list[Subject], rates: Rates, repeats: int) -> None:
     for subject in found:
         if subject.name == "apprentice":
             continue
@@ -298,10 +302,10 @@ def step(results: Results, found: list[Subject], rates: Rates, repeats: int, pee
         spoken = [tokenizer.decode(renderer.open(job.task("train", i).messages)) for i in range(tasks)]
         survey: dict[str, list[float]] = {}
         for bf16 in (False,) if subject.dtype is torch.float32 else (True, False):
-            arguments = [spoken, group, tokens, bf16, repeats + 1]
-            survey["bfloat16" if bf16 else "float32"] = peer.ask(what="step", model=subject.name, arguments=arguments)[
-                1:
-            ]
+            peer, arguments = Child(), [spoken, group, tokens, bf16, repeats + 1]
+            spans = peer.ask(what="step", model=subject.name, arguments=arguments)[1:]
+            survey["bfloat16" if bf16 else "float32"] = spans
+            peer.close()
         results.detail(f"step_{subject.name}_seconds_of_trl", survey)
         theirs = min(survey.values(), key=statistics.median)
         mine = our_steps(subject, tasks, group, tokens, repeats + 1)[1:]
@@ -312,7 +316,7 @@ def step(results: Results, found: list[Subject], rates: Rates, repeats: int, pee
         print(f"step {subject.name}: {times:.1f} x TRL", flush=True)
 
 
-def fork(results: Results, found: list[Subject], rates: Rates, repeats: int, peer: Child) -> None:
+def fork(results: Results, found: list[Subject], rates: Rates, repeats: int) -> None:
     """Everything, over one reading of the prefix and the same continuations of prefixes that have been read."""
     subject, count, tokens, length = found[-1], 16, 32, 1000
     engine = NativeEngine(subject.model, slots=count + 1, context=length + tokens + 8, dtype=subject.dtype)
@@ -355,10 +359,11 @@ def fork(results: Results, found: list[Subject], rates: Rates, repeats: int, pee
     )
 
 
-def growth(results: Results, found: list[Subject], rates: Rates, repeats: int, peer: Child) -> None:
+def growth(results: Results, found: list[Subject], rates: Rates, repeats: int) -> None:
     """Tokens/s as things get larger: replies of 32 tokens, against `transformers` with its dynamic cache."""
     by_batch: dict[str, Any] = {}
     for subject in (found[0], found[-1]):
+        peer = Child()
         rows: list[dict[str, float]] = []
         for batch in (1, 2, 8, 32, 128, 512) if subject.dtype is torch.float32 else (1, 8, 32, 64, 128):
             tokens = prompts(subject, batch)
@@ -371,6 +376,7 @@ def growth(results: Results, found: list[Subject], rates: Rates, repeats: int, p
                 }  # fmt: skip
                 row["transformers"] = batch * 32 / min(peer.ask(**asked)[0] for _ in range(2))
             rows.append(row)
+        peer.close()
         by_batch[subject.name] = rows
     results.detail("growth_by_batch", by_batch)
     subject = found[-1]
@@ -457,10 +463,9 @@ def main() -> None:
     found = subjects(chosen.quick)
     repeats = 2 if chosen.quick else chosen.repeats
     sections = {"generate": generate, "train": train, "step": step, "fork": fork, "growth": growth}
-    peer = Child()
     for name in ("generate", "fork", "growth") if chosen.quick else chosen.only:
-        sections[name](results, found, rates, repeats, peer)
-    peer.close()
+        sections[name](results, found, rates, repeats)
+        results.write()
     if not chosen.quick and "generate" in chosen.only:
         gap = differences("smollm2-135m", SUMS, "float32", 64)
         results.figure("logprob_max_difference_fp32", float(np.abs(gap).max()), "nats")
