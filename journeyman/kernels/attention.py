@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,21 +62,75 @@ class Square:
 
 @dataclass(frozen=True)
 class Layout:
-    """Who attends to whom among N flat tokens."""
+    """Who attends to whom among flat tokens: segments that together hold each of them once, in order."""
 
-    squares: tuple[Square, ...]
-    shares: bool
+    segments: tuple[Segment, ...]
+    device: torch.device | str = "cpu"
 
     @staticmethod
     def of(segments: Sequence[Segment], device: torch.device | str = "cpu") -> Layout:
-        """Lay out segments that together hold every flat token once."""
-        found = [_square([segments[i] for i in rows], device) for rows in alike([s.keys for s in segments])]
-        return Layout(tuple(found), any(s.shared for s in segments))
+        """Of segments on a device."""
+        return Layout(tuple(segments), device)
 
     @staticmethod
     def rows(count: int, length: int, device: torch.device | str = "cpu") -> Layout:
         """`count` sequences of `length` tokens each, one after the other."""
         return Layout.of([Segment(i * length, (i + 1) * length) for i in range(count)], device)
+
+    @property
+    def tokens(self) -> int:
+        return self.segments[-1].stop if self.segments else 0
+
+    @property
+    def shares(self) -> bool:
+        """Whether some segments see tokens of others."""
+        return bool(self.table[:, 3].any())
+
+    @cached_property
+    def squares(self) -> tuple[Square, ...]:
+        """The segments as rows of squares, for attention in matrix products."""
+        lengths = [s.keys for s in self.segments]
+        return tuple(_square([self.segments[i] for i in rows], self.device) for rows in alike(lengths))
+
+    @cached_property
+    def table(self) -> Ints:
+        """The segments as rows of start, stop, before, shared."""
+        rows = [(s.start, s.stop, s.before, s.shared) for s in self.segments]
+        return np.array(rows, np.int64).reshape(-1, 4)
+
+    @property
+    def most_keys(self) -> int:
+        """The most that a token sees."""
+        start, stop, _, shared = self.table.T
+        return int((shared + stop - start).max(initial=0))
+
+    @cached_property
+    def families(self) -> Ints:
+        """Where segments begin that see nothing of earlier ones, nor do those after them; and the number of all."""
+        start, _, before, shared = self.table.T
+        seen = np.where(shared > 0, before, start)
+        least = np.minimum.accumulate(seen[::-1])[::-1]
+        return np.append(np.flatnonzero(least >= start), len(self.table))
+
+    @property
+    def largest_family(self) -> int:
+        """Tokens of the largest of them."""
+        return int(np.diff(self._edges).max(initial=0))
+
+    def chunks(self, size: int) -> Ints:
+        """Where the segments may be cut into whole families of at most `size` tokens (or one larger family)."""
+        families, edges = self.families, self._edges
+        cuts, begin = [0], 0
+        for number in range(1, len(edges)):
+            if edges[number] - edges[begin] > size and number - 1 > begin:
+                begin = number - 1
+                cuts.append(int(families[begin]))
+        return np.array([*cuts, len(self.table)], np.int64)
+
+    @property
+    def _edges(self) -> Ints:
+        """The flat token at which each family begins, and the number of all."""
+        return np.append(self.table[self.families[:-1], 0], self.tokens)
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:

@@ -77,6 +77,7 @@ inline void prefetch(const T* x, int64_t count) {
 inline void convert(float x, float& to) { to = x; }
 inline void convert(bf16 x, bf16& to) { to = x; }
 inline void convert(bf16 x, float& to) { to = up(x); }
+inline void convert(float x, bf16& to) { down(x, to); }
 
 thread_local bool alone = false;  // this thread has work of its own, so its loops are not shared with others
 

@@ -30,17 +30,18 @@ PANEL, DEEP = 32, 32
 Ints = npt.NDArray[np.int64]
 
 
-def _structure(name: str, pointers: str, integers: str = "", last: tuple[tuple[str, Any], ...] = ()) -> Any:
+def structure(name: str, pointers: str, integers: str = "", last: tuple[tuple[str, Any], ...] = ()) -> Any:
+    """A C structure: pointers, then 64-bit integers, then others."""
     fields = [(field, ctypes.c_void_p) for field in pointers.split()]
     fields += [(field, ctypes.c_int64) for field in integers.split()]
     return type(name, (ctypes.Structure,), {"_fields_": (*fields, *last)})
 
 
-_Layer = _structure("_Layer", "before_attention qkv output before_mlp gate_up down", "window")
-_Model = _structure(
+_Layer = structure("_Layer", "before_attention qkv output before_mlp gate_up down", "window")
+_Model = structure(
     "_Model", "embedding cos sin final head layers", "count D I H K E V apart", (("eps", ctypes.c_float),)
 )
-_Step = _structure(
+_Step = structure(
     "_Step",
     "tokens row position starts room temperature uniform stop keys values table",
     "rows most stops table_width layer_size",
@@ -77,7 +78,7 @@ class WholeStep:
         self._model = _Model(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             layers=ctypes.addressof(self._layers), count=len(layers), **shape,
-            apart=dtype is torch.float32, eps=eps,
+            apart=True, eps=eps,
         )  # fmt: skip
 
     def __call__(

@@ -24,6 +24,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from journeyman.errors import CheckpointError
 from journeyman.kernels.attention import Layout, attention
+from journeyman.kernels.passes import Shape, fits, layers
 from journeyman.kernels.functions import add_norm, linear, log_probability, rotate, swiglu
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -81,6 +82,15 @@ class DecoderConfig:
     def window(self, layer: int) -> int | None:
         """Tokens a query of this layer sees back."""
         return self.windows[layer] if self.windows else None
+
+    @property
+    def shape(self) -> Shape | None:
+        """What the passes over all layers at once need to know; None where layers have more than they compute."""
+        if self.qkv_bias or self.output_bias or self.mlp_bias or self.qk_norm:
+            return None
+        windows = tuple(self.window(layer) or 0 for layer in range(self.layers))
+        widths = (self.hidden_size, self.intermediate_size, self.heads, self.kv_heads, self.head_width)
+        return Shape(self.layers, *widths, self.norm_eps, windows)
 
     def activations(self, size: int) -> int:
         """Bytes that learning keeps for each token, with products of `size` bytes a number."""
@@ -283,6 +293,12 @@ class Layer(nn.Module):
         self.input_layernorm = Norm(config.hidden_size, config.norm_eps)
         self.post_attention_layernorm = Norm(config.hidden_size, config.norm_eps)
 
+    def weights(self) -> list[Tensor]:
+        """In the order of :func:`journeyman.kernels.passes.layers`."""
+        a, m = self.self_attn, self.mlp
+        attention = [self.input_layernorm, a.q_proj, a.k_proj, a.v_proj, a.o_proj]
+        return [part.weight for part in (*attention, self.post_attention_layernorm, m.gate_proj, m.up_proj, m.down_proj)]
+
     def forward(
         self, x: Tensor, delta: Tensor | None, rotary: Rotary, positions: Tensor, layer: int, attend: Attend
     ) -> tuple[Tensor, Tensor]:
@@ -320,6 +336,13 @@ class Trunk(nn.Module):
 
     def packed(self, packed: Packed) -> Tensor:
         """Final hidden states [N, D] of packed sequences."""
+        shape = self.config.shape
+        if shape is not None and (self.keeps is None or len(packed.tokens) <= self.keeps):
+            weights = [weight for layer in self.layers for weight in layer.weights()]  # type: ignore[operator]
+            weights.append(self.norm.weight)
+            if fits(shape, weights, packed.layout):
+                x = self.embed_tokens(packed.tokens).float()
+                return layers(x, packed.positions, self.rotary.cos, self.rotary.sin, packed.layout, shape, weights)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             return attention(qkv, self.config.heads, packed.layout, self.config.window(layer))

@@ -1,0 +1,551 @@
+// Learning on small models: all layers forward in one call, and all of them backward in another.
+//
+// Every thread takes whole families of sequences (those that share a beginning) through all layers by itself, some
+// hundred tokens at a time, so that what it works on stays in its nearest caches, and waits for nobody. Gradients of
+// weights are summed by each thread and then over the threads, in an order that depends on their number alone.
+#pragma once
+
+#include <type_traits>
+
+#include "products.h"
+
+namespace {
+
+struct Segment {  // flat tokens [start, stop) see [before, before + shared), and themselves causally
+    int64_t start, stop, before, shared;
+};
+
+struct PassModel {
+    const float* weights;  // of all layers and the final norm, in the order of `Parts`
+    const int64_t* windows;
+    const float *cos, *sin;
+    void* packed;  // weights as products of T want them: written by `forward`, read by `backward`
+    int64_t count, D, I, H, K, E;
+    float eps;
+
+    int64_t heads() const { return H + 2 * K; }
+    int64_t products() const { return D * (heads() * E + H * E + 3 * I); }  // weights of a layer in products
+    int64_t size() const { return count * (products() + 2 * D) + D; }       // all weights
+};
+
+// A layer's weights [outputs, inputs], or their gradients, which lie one after the other.
+template <typename P>
+struct Parts {
+    P before_attention, qkv, output, before_mlp, gate_up, down;
+};
+
+template <typename P>
+Parts<P> parts_of(const PassModel& m, P all, int64_t layer) {
+    P at = all + layer * (m.products() + 2 * m.D);
+    const auto take = [&](int64_t size) { return std::exchange(at, at + size); };
+    const P before_attention = take(m.D), qkv = take(m.heads() * m.E * m.D), output = take(m.D * m.H * m.E);
+    const P before_mlp = take(m.D), gate_up = take(2 * m.I * m.D), down = take(m.I * m.D);
+    return {before_attention, qkv, output, before_mlp, gate_up, down};
+}
+
+template <typename P>
+P final_of(const PassModel& m, P all) {
+    return all + m.size() - m.D;
+}
+
+template <typename T>
+struct Pass {
+    const float* x;           // embeddings [N, D]
+    const int64_t* position;  // [N]
+    const Segment* segments;
+    const int64_t* chunks;  // [count + 1]: segments from one to the next hold whole families
+    int64_t count, N;
+    void* kept;            // what `backward` needs, `room` bytes; null where there will be none
+    T* hidden;             // [N, D]
+    const T* grad_hidden;  // and the way back:
+    float *grad_x, *grad_weights;
+};
+
+// -- weights -----------------------------------------------------------------------------------------------------------
+
+// Pairs of numbers of neighbouring rows, as tiles of a right side hold them: [rows / 2] of `width` lanes, from `rows` rows.
+template <typename T>
+inline bit_vec pair_of_rows(const T* in, int64_t stride, int64_t rows) {
+    bf16 low[LANES] = {}, high[LANES] = {};
+    for (int64_t j = 0; rows > 0 && j < LANES; j++) convert(in[j], low[j]);
+    for (int64_t j = 0; rows > 1 && j < LANES; j++) convert(in[stride + j], high[j]);
+    const auto wide = [](const bf16* x) {
+        return __builtin_convertvector(*reinterpret_cast<const half_vec*>(x), bit_vec);
+    };
+    return wide(low) | wide(high) << 16;
+}
+
+// A right side [rows, columns] in panels (products.h); rows beyond are 0, up to a multiple of 32.
+template <typename T>
+void panels_of_rows(const T* in, int64_t rows, int64_t columns, bf16* out) {
+    const int64_t deep = (rows + DEEP - 1) / DEEP * DEEP;
+    for (int64_t n = 0; n < columns; n += LANES)
+        for (int64_t k = 0; k < deep; k += 2) {
+            const bit_vec pairs = pair_of_rows(in + k * columns + n, columns, rows - k);
+            const int64_t panel = n / WIDE * WIDE * deep, tile = k / DEEP * WIDE * DEEP + n % WIDE * DEEP;
+            std::memcpy(out + panel + tile + k % DEEP * LANES, &pairs, sizeof(pairs));
+        }
+}
+
+// The transposed of in [rows, columns] in panels: its rows are the right side's columns.
+inline void panels_of_columns(const float* in, int64_t rows, int64_t columns, bf16* out) {
+    for (int64_t n = 0; n < rows; n += LANES)
+        for (int64_t k = 0; k < columns; k += DEEP) {
+            bit_vec square[LANES];
+            for (int64_t i = 0; i < LANES; i++) {
+                bf16 row[DEEP];
+                for (int64_t j = 0; j < DEEP; j++) down(in[(n + i) * columns + k + j], row[j]);
+                std::memcpy(&square[i], row, sizeof(row));
+            }
+            turn(square);
+            std::memcpy(out + n / WIDE * WIDE * columns + k / DEEP * WIDE * DEEP + n % WIDE * DEEP, square, sizeof(square));
+        }
+}
+inline void panels_of_columns(const float* in, int64_t rows, int64_t columns, float* out) {
+    for (int64_t n = 0; n < rows; n += LANES)
+        for (int64_t k = 0; k < columns; k += LANES) {
+            bit_vec square[LANES];
+            for (int64_t i = 0; i < LANES; i++) square[i] = reinterpret_cast<bit_vec>(lanes(in + (n + i) * columns + k));
+            turn(square);
+            float* to = out + n / WIDE * WIDE * columns + k * WIDE + n % WIDE;
+            for (int64_t j = 0; j < LANES; j++) std::memcpy(to + j * WIDE, &square[j], sizeof(bit_vec));
+        }
+}
+
+// The transposed of in [rows, columns], columns beyond its rows 0, up to a multiple of 32.
+inline void transposed_pairs(const bf16* in, int64_t rows, int64_t columns, bf16* out) {
+    const int64_t deep = (rows + DEEP - 1) / DEEP * DEEP;
+    for (int64_t k = 0; k < deep; k += DEEP)
+        for (int64_t n = 0; n < columns; n += LANES) {
+            bit_vec square[LANES];
+            for (int64_t i = 0; i < LANES; i++)
+                square[i] = pair_of_rows(in + (k + 2 * i) * columns + n, columns, rows - k - 2 * i);
+            turn(square);
+            for (int64_t j = 0; j < LANES; j++) std::memcpy(out + (n + j) * deep + k, &square[j], sizeof(bit_vec));
+        }
+}
+
+constexpr Team ALONE = {1, 0};
+
+// One weight [outputs, inputs]: its products, and its gradient.
+template <typename T>
+struct Weight {
+    const float* plain;
+    T *ahead, *back;  // in panels, for x times its transposed, and for gradients times itself
+    int64_t outputs, inputs;
+
+    static int64_t room(int64_t outputs, int64_t inputs) {
+        return outputs * inputs * (std::is_same_v<T, bf16> ? 2 : 1);
+    }
+    void pack() const {
+        panels_of_columns(plain, outputs, inputs, ahead);
+        if constexpr (std::is_same_v<T, bf16>) panels_of_rows(plain, outputs, inputs, back);
+    }
+    void forward(const T* x, T* y, int64_t n) const { product(ALONE, x, ahead, y, n, outputs, inputs); }
+    void backward(const T* grad, T* grad_x, int64_t n) const {
+        if constexpr (std::is_same_v<T, bf16>)
+            product(ALONE, grad, back, grad_x, n, inputs, outputs);
+        else
+            multiply(ALONE, {grad, outputs}, {plain, WIDE, inputs}, grad_x, inputs, n, inputs, outputs);
+    }
+    void gradient(const T* grad, const T* x, float* sum, int64_t n) const {
+        if constexpr (std::is_same_v<T, bf16>) {
+            static thread_local std::vector<bf16> left, right;
+            const int64_t deep = (n + DEEP - 1) / DEEP * DEEP;
+            left.resize(outputs * deep), right.resize(inputs * deep);
+            transposed_pairs(grad, n, outputs, left.data());
+            panels_of_rows(x, n, inputs, right.data());
+            add_product(left.data(), right.data(), sum, outputs, inputs, deep);
+        } else {
+            multiply(ALONE, {grad, outputs, true}, {x, WIDE, inputs}, sum, inputs, outputs, inputs, n, true);
+        }
+    }
+};
+
+template <typename T>
+struct LayerProducts {
+    Weight<T> qkv, output, gate_up, down;
+};
+
+template <typename T>
+LayerProducts<T> products_of(const PassModel& m, int64_t layer) {
+    const auto w = parts_of(m, m.weights, layer);
+    T* at = static_cast<T*>(m.packed) + layer * Weight<T>::room(m.products(), 1);
+    const auto weight = [&](const float* plain, int64_t outputs, int64_t inputs) {
+        const Weight<T> found = {plain, at, at + outputs * inputs, outputs, inputs};
+        at += Weight<T>::room(outputs, inputs);
+        return found;
+    };
+    const auto qkv = weight(w.qkv, m.heads() * m.E, m.D), output = weight(w.output, m.D, m.H * m.E);
+    const auto gate_up = weight(w.gate_up, 2 * m.I, m.D), down = weight(w.down, m.D, m.I);
+    return {qkv, output, gate_up, down};
+}
+
+// -- what is kept ------------------------------------------------------------------------------------------------------
+
+// Of a layer and some tokens: the residual stream before attention and before the MLP, with the scale of its norm; what
+// attention read, after turning, and gave; gate and up.
+template <typename T>
+struct KeptRows {
+    float *before_attention, *before_mlp, *scale_attention, *scale_mlp;
+    T *qkv, *mixed, *gate_up;
+};
+
+// Of N tokens; one layer's worth where nothing is kept (`layers` 0: all write to the same place).
+template <typename T>
+struct Kept {
+    char* base;
+    int64_t N, layers;
+
+    static int64_t layer_room(const PassModel& m, int64_t N) {
+        return N * ((2 * m.D + 2) * sizeof(float) + (m.heads() * m.E + m.H * m.E + 2 * m.I) * sizeof(T));
+    }
+    static int64_t room(const PassModel& m, int64_t N, int64_t layers) {
+        return layers * layer_room(m, N) + N * (m.D + 1) * sizeof(float);
+    }
+    KeptRows<T> rows(const PassModel& m, int64_t layer, int64_t token) const {
+        float* at = reinterpret_cast<float*>(base + (layers ? layer : 0) * layer_room(m, N));
+        const auto take = [&](int64_t width) { return std::exchange(at, at + N * width) + token * width; };
+        float *before_attention = take(m.D), *before_mlp = take(m.D), *scale_attention = take(1), *scale_mlp = take(1);
+        T* half = reinterpret_cast<T*>(at);
+        const auto take_half = [&](int64_t width) { return std::exchange(half, half + N * width) + token * width; };
+        T *qkv = take_half(m.heads() * m.E), *mixed = take_half(m.H * m.E), *gate_up = take_half(2 * m.I);
+        return {before_attention, before_mlp, scale_attention, scale_mlp, qkv, mixed, gate_up};
+    }
+    std::pair<float*, float*> last(const PassModel& m, int64_t token) const {  // the stream at the end, and its scale
+        float* at = reinterpret_cast<float*>(base + std::max(layers, int64_t(1)) * layer_room(m, N));
+        return {at + token * m.D, at + N * m.D + token};
+    }
+};
+
+// -- attention -----------------------------------------------------------------------------------------------------------
+
+constexpr int64_t ROWS = 64;  // queries at once
+
+// Rooms of one thread; they grow to what is needed and stay.
+template <typename T>
+struct Scratch {
+    std::vector<T> normed, wide, narrow, delta;
+    std::vector<float> x, grads[2], of_qkv;                                     // [n, D], [n, heads * E]
+    std::vector<float> query, key, value, key_turned, value_turned, scores, out;  // of one head
+    std::vector<float> of_scores, of_key, of_value, of_out;
+    std::vector<float> weights;
+    std::vector<char> kept;
+};
+
+template <typename V>
+inline auto* room_for(V& buffer, int64_t size) {
+    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
+    return buffer.data();
+}
+
+inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// in [rows, width] (rows `stride` apart) times a number, in float32 rows `stride_out` apart.
+template <typename T>
+inline void widen(const T* in, int64_t stride, float* out, int64_t stride_out, int64_t rows, int64_t width, float times) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t e = 0; e < width; e++) out[i * stride_out + e] = up(in[i * stride + e]) * times;
+}
+
+// Rows [C, width] (`stride` apart) as panels of columns: [C / WIDE, width, WIDE]; C up to a multiple of WIDE.
+inline void turned(const float* in, int64_t stride, float* out, int64_t C, int64_t width) {
+    for (int64_t c = 0; c < up_to(C, WIDE); c += LANES)
+        for (int64_t e = 0; e < width; e += LANES) {
+            bit_vec square[LANES];
+            for (int64_t i = 0; i < LANES; i++) square[i] = reinterpret_cast<bit_vec>(lanes(in + (c + i) * stride + e));
+            turn(square);
+            float* to = out + (c / WIDE * width + e) * WIDE + c % WIDE;
+            for (int64_t j = 0; j < std::min(LANES, width - e); j++) std::memcpy(to + j * WIDE, &square[j], sizeof(bit_vec));
+        }
+}
+
+// Scores of queries that see `seen` columns, one more each, become probabilities; those not seen are 0, up to `columns`.
+inline void probabilities(float* scores, int64_t stride, int64_t rows, int64_t seen, int64_t columns, int64_t window) {
+    for (int64_t i = 0; i < rows; i++, seen++) {
+        float *s = scores + i * stride, sum = 0;
+        const int64_t first = window > 0 ? std::max(seen - window, int64_t(0)) : 0, width = up_to(seen, LANES);
+        for (int64_t j = 0; j < first; j++) s[j] = -INFINITY;
+        for (int64_t j = seen; j < width; j++) s[j] = -INFINITY;
+        const float top = maximum(s, 0, width);
+        for (int64_t j = 0; j < width; j++) {
+            s[j] = fast_exp(s[j] - top);
+            sum += s[j];
+        }
+        const float share = 1.0f / sum;
+        for (int64_t j = 0; j < width; j++) s[j] *= share;
+        for (int64_t j = width; j < columns; j++) s[j] = 0;
+    }
+}
+
+// What both ways of attention need of one key head of a segment: keys and values in rows and turned.
+template <typename T>
+struct Head {
+    const PassModel& m;
+    Scratch<T>& s;
+    const Segment& segment;
+    int64_t own, C, width, columns;  // tokens of its own, keys in all, and strides of rows [.., E] and of scores
+
+    Head(const PassModel& m, Scratch<T>& s, const Segment& segment)
+        : m(m), s(s), segment(segment), own(segment.stop - segment.start), C(own + segment.shared),
+          width(up_to(m.E, WIDE)), columns(up_to(C, WIDE)) {}
+
+    // `rows` [.., heads, E] of the flat token `base` and those after it.
+    void take(const T* rows, int64_t base, int64_t kv) {
+        const int64_t stride = m.heads() * m.E, E = m.E;
+        float *key = room_for(s.key, columns * width), *value = room_for(s.value, columns * width);
+        const auto copy = [&](int64_t from, int64_t count, int64_t to) {
+            const T* at = rows + (from - base) * stride + (m.H + kv) * E;
+            widen(at, stride, key + to * width, width, count, E, 1.0f);
+            widen(at + m.K * E, stride, value + to * width, width, count, E, 1.0f);
+        };
+        copy(segment.before, segment.shared, 0);
+        copy(segment.start, own, segment.shared);
+        turned(key, width, room_for(s.key_turned, columns * width), C, E);
+    }
+
+    // Probabilities of `rows` queries from the segment's `from` on, in s.scores; gives how many columns they may see.
+    int64_t attend(const T* qkv, int64_t base, int64_t head, int64_t from, int64_t rows, int64_t window) {
+        const int64_t stride = m.heads() * m.E, seen = segment.shared + from + 1, most = seen + rows - 1;
+        float *query = room_for(s.query, ROWS * width), *scores = room_for(s.scores, ROWS * columns);
+        const T* at = qkv + (segment.start + from - base) * stride + head * m.E;
+        widen(at, stride, query, width, rows, m.E, 1.0f / std::sqrt(static_cast<float>(m.E)));
+        multiply(ALONE, {query, width}, {s.key_turned.data(), m.E * WIDE, WIDE}, scores, columns, rows, up_to(most, WIDE), m.E);
+        probabilities(scores, columns, rows, seen, up_to(most, WIDE), window);
+        return most;
+    }
+};
+
+// mixed [.., H, E] of the tokens of a segment.
+template <typename T>
+void attend_segment(const PassModel& m, Scratch<T>& s, const Segment& segment, const T* qkv, T* mixed, int64_t base,
+                    int64_t window) {
+    Head<T> head(m, s, segment);
+    float* out = room_for(s.out, ROWS * head.width);
+    for (int64_t h = 0; h < m.H; h++) {
+        if (h % (m.H / m.K) == 0) head.take(qkv, base, h / (m.H / m.K));
+        for (int64_t from = 0; from < head.own; from += ROWS) {
+            const int64_t rows = std::min(ROWS, head.own - from), seen = head.attend(qkv, base, h, from, rows, window);
+            multiply(ALONE, {s.scores.data(), head.columns}, {s.value.data(), WIDE, head.width}, out, head.width, rows,
+                     m.E, seen);
+            T* to = mixed + ((segment.start + from - base) * m.H + h) * m.E;
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t e = 0; e < m.E; e++) down(out[i * head.width + e], to[i * m.H * m.E + e]);
+        }
+    }
+}
+
+// Gradients of queries, keys and values [.., heads, E] of the tokens of a segment, added to what other segments gave.
+template <typename T>
+void attend_segment_backward(const PassModel& m, Scratch<T>& s, const Segment& segment, const T* qkv, const T* of_mixed,
+                             float* of_qkv, int64_t base, int64_t window) {
+    Head<T> head(m, s, segment);
+    const int64_t stride = m.heads() * m.E, width = head.width, columns = head.columns, group = m.H / m.K;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(m.E));
+    float *of_out = room_for(s.of_out, ROWS * width), *of_scores = room_for(s.of_scores, ROWS * columns);
+    float *of_key = room_for(s.of_key, columns * width), *of_value = room_for(s.of_value, columns * width);
+    for (int64_t h = 0; h < m.H; h++) {
+        if (h % group == 0) {
+            head.take(qkv, base, h / group);
+            turned(s.value.data(), width, room_for(s.value_turned, columns * width), head.C, m.E);
+            std::fill_n(of_key, head.C * width, 0.0f), std::fill_n(of_value, head.C * width, 0.0f);
+        }
+        for (int64_t from = 0; from < head.own; from += ROWS) {
+            const int64_t rows = std::min(ROWS, head.own - from), seen = head.attend(qkv, base, h, from, rows, window);
+            const int64_t first = segment.start + from - base;
+            float *probs = s.scores.data(), *query = s.query.data(), *out = room_for(s.out, ROWS * width);
+            widen(of_mixed + (first * m.H + h) * m.E, m.H * m.E, of_out, width, rows, m.E, 1.0f);
+            multiply(ALONE, {of_out, width}, {s.value_turned.data(), m.E * WIDE, WIDE}, of_scores, columns, rows,
+                     up_to(seen, WIDE), m.E);
+            multiply(ALONE, {probs, columns, true}, {of_out, WIDE, width}, of_value, width, seen, m.E, rows, true);
+            for (int64_t i = 0; i < rows; i++) {
+                float *p = probs + i * columns, *g = of_scores + i * columns, dot = 0;
+                const int64_t visible = segment.shared + from + i + 1;
+                for (int64_t j = 0; j < visible; j++) dot += p[j] * g[j];
+                for (int64_t j = 0; j < visible; j++) g[j] = p[j] * (g[j] - dot);
+                for (int64_t j = visible; j < seen; j++) g[j] = 0;
+            }
+            multiply(ALONE, {of_scores, columns, true}, {query, WIDE, width}, of_key, width, seen, m.E, rows, true);
+            multiply(ALONE, {of_scores, columns}, {s.key.data(), WIDE, width}, out, width, rows, m.E, seen);
+            widen(out, width, of_qkv + first * stride + h * m.E, stride, rows, m.E, scale);
+        }
+        if (h % group + 1 < group) continue;
+        const auto give = [&](int64_t token, int64_t count, int64_t from) {
+            for (int64_t i = 0; i < count; i++) {
+                float *k = of_qkv + (token - base + i) * stride + (m.H + h / group) * m.E, *v = k + m.K * m.E;
+                for (int64_t e = 0; e < m.E; e++) {
+                    k[e] += of_key[(from + i) * width + e];
+                    v[e] += of_value[(from + i) * width + e];
+                }
+            }
+        };
+        give(segment.before, segment.shared, 0);
+        give(segment.start, head.own, segment.shared);
+    }
+}
+
+// -- one chunk -----------------------------------------------------------------------------------------------------------
+
+template <typename T>
+void forward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Segment* first,
+                   const Segment* last) {
+    const int64_t from = first->start, n = last[-1].stop - from, at = kept.layers ? from : 0;
+    T *normed = room_for(s.normed, n * m.D), *active = room_for(s.narrow, n * m.I), *delta = room_for(s.delta, n * m.D);
+    const float* x = p.x + from * m.D;
+    for (int64_t i = 0; i < m.count; i++) {
+        const auto w = parts_of(m, m.weights, i);
+        const LayerProducts<T> by = products_of<T>(m, i);
+        const KeptRows<T> k = kept.rows(m, i, at);
+        norm(x, i ? delta : nullptr, w.before_attention, k.before_attention, normed, k.scale_attention, n, m.D, m.eps);
+        by.qkv.forward(normed, k.qkv, n);
+        rotate(k.qkv, k.qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, 1.0f);
+        for (const Segment* one = first; one < last; one++) attend_segment(m, s, *one, k.qkv, k.mixed, from, m.windows[i]);
+        by.output.forward(k.mixed, delta, n);
+        norm(k.before_attention, delta, w.before_mlp, k.before_mlp, normed, k.scale_mlp, n, m.D, m.eps);
+        by.gate_up.forward(normed, k.gate_up, n);
+        swiglu(k.gate_up, active, n, m.I);
+        by.down.forward(active, delta, n);
+        x = k.before_mlp;
+    }
+    const auto [stream, scale] = kept.last(m, at);
+    norm(x, delta, final_of(m, m.weights), stream, p.hidden + from * m.D, scale, n, m.D, m.eps);
+}
+
+template <typename T>
+inline void normed_again(const float* stream, const float* scale, const float* weight, T* out, int64_t n, int64_t D) {
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t d = 0; d < D; d++) down(stream[i * D + d] * scale[i] * weight[d], out[i * D + d]);
+}
+
+// `sums`: this thread's gradients of all weights.
+template <typename T>
+void backward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Segment* first,
+                    const Segment* last, float* sums) {
+    const int64_t from = first->start, n = last[-1].stop - from, wide = m.heads() * m.E, mixed = m.H * m.E;
+    T *normed = room_for(s.normed, n * m.D), *active = room_for(s.narrow, n * std::max(m.I, mixed));
+    T *delta = room_for(s.delta, n * m.D), *broad = room_for(s.wide, n * std::max(2 * m.I, wide));
+    float *grad = room_for(s.grads[0], n * m.D), *next = room_for(s.grads[1], n * m.D);
+    float* of_qkv = room_for(s.of_qkv, n * wide);
+    const auto [stream, scale] = kept.last(m, from);
+    norm_backward(stream, scale, final_of(m, m.weights), nullptr, p.grad_hidden + from * m.D, grad, delta, final_of(m, sums), 1, n, m.D);
+    for (int64_t i = m.count - 1; i >= 0; i--) {
+        const auto w = parts_of(m, m.weights, i);
+        const LayerProducts<T> by = products_of<T>(m, i);
+        const auto of = parts_of(m, sums, i);
+        const KeptRows<T> k = kept.rows(m, i, from);
+        swiglu(k.gate_up, active, n, m.I);
+        by.down.gradient(delta, active, of.down, n);
+        by.down.backward(delta, active, n);
+        swiglu_backward(k.gate_up, active, broad, n, m.I);
+        normed_again(k.before_mlp, k.scale_mlp, w.before_mlp, normed, n, m.D);
+        by.gate_up.gradient(broad, normed, of.gate_up, n);
+        by.gate_up.backward(broad, normed, n);
+        norm_backward(k.before_mlp, k.scale_mlp, w.before_mlp, grad, normed, next, delta, of.before_mlp, 1, n, m.D);
+        by.output.gradient(delta, k.mixed, of.output, n);
+        by.output.backward(delta, active, n);
+        std::fill_n(of_qkv, n * wide, 0.0f);
+        for (const Segment* one = first; one < last; one++)
+            attend_segment_backward(m, s, *one, k.qkv, active, of_qkv, from, m.windows[i]);
+        rotate(of_qkv, of_qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, -1.0f);
+        for (int64_t j = 0; j < n * wide; j++) down(of_qkv[j], broad[j]);
+        normed_again(k.before_attention, k.scale_attention, w.before_attention, normed, n, m.D);
+        by.qkv.gradient(broad, normed, of.qkv, n);
+        by.qkv.backward(broad, normed, n);
+        norm_backward(k.before_attention, k.scale_attention, w.before_attention, next, normed, grad, delta,
+                      of.before_attention, 1, n, m.D);
+    }
+    std::memcpy(p.grad_x + from * m.D, grad, n * m.D * sizeof(float));
+}
+
+// -- all of them ---------------------------------------------------------------------------------------------------------
+
+// Which thread takes each chunk: the one with the fewest tokens so far.
+template <typename T>
+std::vector<int64_t> shares(const Pass<T>& p, int64_t threads) {
+    std::vector<int64_t> taken(threads), owner(p.count);
+    for (int64_t c = 0; c < p.count; c++) {
+        owner[c] = std::min_element(taken.begin(), taken.end()) - taken.begin();
+        taken[owner[c]] += p.segments[p.chunks[c + 1] - 1].stop - p.segments[p.chunks[c]].start;
+    }
+    return owner;
+}
+
+// Calls `run(chunk's first segment, its last, scratch)` on the thread that the chunk falls to.
+template <typename T, typename F>
+void each_chunk(const Pass<T>& p, const Team& all, F run) {
+    const std::vector<int64_t> owner = shares(p, all.size);
+    for (int64_t c = 0; c < p.count; c++)
+        if (owner[c] == all.member) run(p.segments + p.chunks[c], p.segments + p.chunks[c + 1]);
+}
+
+template <typename T, typename F>
+void on_all_threads(F run) {
+#pragma omp parallel
+    {
+        Team all = ALONE;
+#ifdef _OPENMP
+        all = {omp_get_num_threads(), omp_get_thread_num()};
+#endif
+        const bool before = alone;
+        alone = true;
+        if constexpr (std::is_same_v<T, bf16>) begin_tiles();
+        run(all);
+        if constexpr (std::is_same_v<T, bf16>) end_tiles();
+        alone = before;
+    }
+}
+
+template <typename T>
+Scratch<T>& scratch_of_thread() {
+    static thread_local Scratch<T> scratch;
+    return scratch;
+}
+
+template <typename T>
+void forward(const PassModel& m, const Pass<T>& p) {
+    on_all_threads<T>([&](const Team& all) {
+        for (int64_t i = 0; i < m.count; i++) {
+            const LayerProducts<T> by = products_of<T>(m, i);
+            const std::array weights = {by.qkv, by.output, by.gate_up, by.down};
+            for (int64_t j = 0; j < 4; j++)
+                if ((i * 4 + j) % all.size == all.member) weights[j].pack();
+        }
+        all.wait();
+        Scratch<T>& s = scratch_of_thread<T>();
+        each_chunk(p, all, [&](const Segment* first, const Segment* last) {
+            Kept<T> kept = {static_cast<char*>(p.kept), p.N, m.count};
+            if (!p.kept) {
+                const int64_t n = last[-1].stop - first->start;
+                kept = {room_for(s.kept, Kept<T>::room(m, n, 1)), n, 0};
+            }
+            forward_chunk(m, p, kept, s, first, last);
+        });
+    });
+}
+
+template <typename T>
+void backward(const PassModel& m, const Pass<T>& p) {
+    const int64_t size = m.size();
+    std::vector<float*> parts;
+    on_all_threads<T>([&](const Team& all) {
+#pragma omp single
+        parts.resize(all.size);
+        Scratch<T>& s = scratch_of_thread<T>();
+        float* own = room_for(s.weights, size);
+        std::fill_n(own, size, 0.0f);
+        parts[all.member] = own;
+        const Kept<T> kept = {static_cast<char*>(p.kept), p.N, m.count};
+        each_chunk(p, all, [&](const Segment* first, const Segment* last) {
+            backward_chunk(m, p, kept, s, first, last, own);
+        });
+        all.wait();
+        for (int64_t i = all.from(size); i < all.to(size); i++) {
+            float sum = 0;
+            for (const float* part : parts) sum += part[i];
+            p.grad_weights[i] = sum;
+        }
+        all.wait();  // nobody begins anew with what is still being summed
+    });
+}
+
+}  // namespace
