@@ -9,6 +9,10 @@
 #include <utility>
 #include <vector>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 using std::int32_t;
 using std::int64_t;
 
@@ -53,6 +57,16 @@ inline vec lanes(const bf16* x) {
     return reinterpret_cast<vec>(__builtin_convertvector(*reinterpret_cast<const half_vec*>(x), bit_vec) << 16);
 }
 
+inline void put(vec x, float* to) { *reinterpret_cast<vec*>(to) = x; }
+inline void put(vec x, bf16* to) {
+#ifdef __AVX512BF16__
+    const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+    std::memcpy(to, &rounded, sizeof(rounded));
+#else
+    for (int64_t j = 0; j < LANES; j++) down(x[j], to[j]);
+#endif
+}
+
 template <int N>
 inline vec total(const vec* parts) {
     vec sum = parts[0];
@@ -84,35 +98,100 @@ thread_local bool alone = false;  // this thread has work of its own, so its loo
 // Whether a loop over so many numbers is worth sharing between threads.
 inline bool worth(int64_t numbers) { return !alone && numbers > 4096; }
 
-// exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 far below.
-inline float fast_exp(float x) {
-    const float bounded = std::max(x, -87.0f);
-    const float n = std::nearbyint(bounded * 1.44269504f);
-    const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
+// exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 far below. Of a float
+// or of a register of them.
+template <typename V>
+inline V exp_of_rest(V r) {
+    V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    return p * r * r + r + 1.0f;
+}
+
+inline float fast_exp(float x) {
+    const float bounded = std::max(x, -87.0f), n = std::nearbyint(bounded * 1.44269504f);
+    const float p = exp_of_rest((bounded - n * 0.693359375f) + n * 2.12194440e-4f);
     const float power = bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
     return x < -87.0f ? 0.0f : p * power;
 }
 
-// The greatest of x[from..to), in lanes: a plain maximum is not vectorized, for a NaN's sake.
+inline vec fast_exp(vec x) {
+    typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
+    const vec bounded = x < -87.0f ? x * 0.0f - 87.0f : x, scaled = bounded * 1.44269504f + 0.5f;
+    int_vec whole = __builtin_convertvector(scaled, int_vec);
+    whole += __builtin_convertvector(whole, vec) > scaled;  // rounded towards 0: one too many below it
+    const vec n = __builtin_convertvector(whole, vec);
+    const vec p = exp_of_rest((bounded - n * 0.693359375f) + n * 2.12194440e-4f);
+    const vec out = p * reinterpret_cast<vec>((whole + 127) << 23);
+    return x < -87.0f ? vec{} : out;
+}
+
+// All lanes of a register by one operation, which need not know its order.
+template <typename F>
+inline float across(vec x, F both) {
+    float all[LANES];
+    std::memcpy(all, &x, sizeof(x));
+#pragma GCC unroll 4
+    for (int64_t half = LANES / 2; half; half /= 2)
+        for (int64_t j = 0; j < half; j++) all[j] = both(all[j], all[j + half]);
+    return all[0];
+}
+#ifdef __AVX512F__
+inline float sum_across(vec x) { return _mm512_reduce_add_ps(reinterpret_cast<__m512>(x)); }
+inline float max_across(vec x) { return _mm512_reduce_max_ps(reinterpret_cast<__m512>(x)); }
+#else
+inline float sum_across(vec x) { return across(x, [](float a, float b) { return a + b; }); }
+inline float max_across(vec x) { return across(x, [](float a, float b) { return a > b ? a : b; }); }
+#endif
+
+// A sum that is taken in lanes.
+struct Sum {
+    vec wide = {};
+    float one = 0;
+
+    float total() const { return one + sum_across(wide); }
+};
+
+// What a loop over numbers does with those of one step: a register of them, or a single one at the end.
+struct Wide {
+    int64_t i;
+    template <typename T>
+    vec operator()(const T* x) const { return lanes(x + i); }
+    template <typename T>
+    void put(vec x, T* to) const { ::put(x, to + i); }
+    void add(vec x, Sum& sum) const { sum.wide += x; }
+};
+struct Single {
+    int64_t i;
+    template <typename T>
+    float operator()(const T* x) const { return up(x[i]); }
+    template <typename T>
+    void put(float x, T* to) const { down(x, to[i]); }
+    void add(float x, Sum& sum) const { sum.one += x; }
+};
+
+// Calls `step` for n numbers, in registers as far as they fill them.
+template <typename F>
+inline __attribute__((always_inline)) void each(int64_t n, F step) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) step(Wide{i});
+    for (; i < n; i++) step(Single{i});
+}
+
+// The greatest of x[from..to); a NaN never is.
 template <typename T>
 inline float maximum(const T* x, int64_t from, int64_t to) {
-    float top[LANES];
-    for (int64_t j = 0; j < LANES; j++) top[j] = -INFINITY;
+    vec top = vec{} - INFINITY;
     int64_t i = from;
-    for (; i + LANES <= to; i += LANES)
-        for (int64_t j = 0; j < LANES; j++) {
-            const float value = up(x[i + j]);
-            top[j] = value > top[j] ? value : top[j];
-        }
-    for (; i < to; i++) top[0] = std::max(top[0], up(x[i]));
-    return *std::max_element(top, top + LANES);
+    for (; i + LANES <= to; i += LANES) {
+        const vec value = lanes(x + i);
+        top = value > top ? value : top;
+    }
+    float greatest = max_across(top);
+    for (; i < to; i++) greatest = std::max(greatest, up(x[i]));
+    return greatest;
 }
 
 }  // namespace

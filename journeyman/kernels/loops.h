@@ -22,23 +22,16 @@ void norm(const float* x, const T* delta, const float* weight, float* sum, T* ou
         const float* xr = x + n * D;
         float* __restrict sr = sum + n * D;
         T* __restrict outr = out + n * D;
-        float square = 0;
-        if (delta) {
-            const T* dr = delta + n * D;
-            for (int64_t d = 0; d < D; d++) {
-                const float value = xr[d] + up(dr[d]);
-                sr[d] = value;
-                square += value * value;
-            }
-        } else {
-            for (int64_t d = 0; d < D; d++) {
-                sr[d] = xr[d];
-                square += xr[d] * xr[d];
-            }
-        }
-        const float r = 1.0f / std::sqrt(square / D + eps);
+        const T* dr = delta ? delta + n * D : nullptr;
+        Sum square;
+        each(D, [&](auto at) {
+            const auto value = dr ? at(xr) + at(dr) : at(xr);
+            at.put(value, sr);
+            at.add(value * value, square);
+        });
+        const float r = 1.0f / std::sqrt(square.total() / D + eps);
         if (rstd) rstd[n] = r;
-        for (int64_t d = 0; d < D; d++) down(sr[d] * r * weight[d], outr[d]);
+        each(D, [&](auto at) { at.put(at(sr) * r * at(weight), outr); });
     }
 }
 
@@ -54,19 +47,19 @@ void norm_backward(const float* sum, const float* rstd, const float* weight, con
             const T* g = grad_out + n * D;
             float* __restrict gx = grad_x + n * D;
             const float r = rstd[n];
-            float dot = 0;
-            for (int64_t d = 0; d < D; d++) {
-                const float gd = up(g[d]);
-                part[d] += gd * s[d] * r;
-                dot += gd * weight[d] * s[d];
-            }
-            const float c = dot * r * r * r / D;
-            if (gs)
-                for (int64_t d = 0; d < D; d++) gx[d] = gs[d] + up(g[d]) * weight[d] * r - s[d] * c;
-            else
-                for (int64_t d = 0; d < D; d++) gx[d] = up(g[d]) * weight[d] * r - s[d] * c;
-            if (grad_delta)
-                for (int64_t d = 0; d < D; d++) down(gx[d], grad_delta[n * D + d]);
+            T* gd = grad_delta ? grad_delta + n * D : nullptr;
+            Sum dot;
+            each(D, [&](auto at) {
+                const auto along = at(g) * at(s);
+                at.put(at(part) + along * r, part);
+                at.add(along * at(weight), dot);
+            });
+            const float c = dot.total() * r * r * r / D;
+            each(D, [&](auto at) {
+                const auto own = at(g) * at(weight) * r - at(s) * c, all = gs ? at(gs) + own : own;
+                at.put(all, gx);
+                if (gd) at.put(all, gd);
+            });
         }
     }
 }
@@ -80,22 +73,20 @@ void swiglu(const T* in, T* out, int64_t N, int64_t I) {
     for (int64_t n = 0; n < N; n++) {
         const T *gate = in + n * 2 * I, *upper = gate + I;
         T* __restrict to = out + n * I;
-        for (int64_t i = 0; i < I; i++) {
-            const float g = up(gate[i]);
-            down(g / (1.0f + fast_exp(-g)) * up(upper[i]), to[i]);
-        }
+        each(I, [&](auto at) {
+            const auto g = at(gate);
+            at.put(g / (1.0f + fast_exp(-g)) * at(upper), to);
+        });
     }
 }
 
 template <typename T>
-inline void swiglu_backward_row(const T* gate, const T* upper, const T* grad, T* __restrict to_gate, T* __restrict to_up,
-                                int64_t I) {
-    for (int64_t i = 0; i < I; i++) {
-        const float g = up(gate[i]), u = up(upper[i]), d = up(grad[i]);
-        const float s = 1.0f / (1.0f + fast_exp(-g));
-        down(d * u * s * (1.0f + g * (1.0f - s)), to_gate[i]);
-        down(d * g * s, to_up[i]);
-    }
+inline void swiglu_backward_row(const T* gate, const T* upper, const T* grad, T* to_gate, T* to_up, int64_t I) {
+    each(I, [&](auto at) {
+        const auto g = at(gate), u = at(upper), d = at(grad), s = 1.0f / (1.0f + fast_exp(-g));
+        at.put(d * u * s * (1.0f + g * (1.0f - s)), to_gate);
+        at.put(d * g * s, to_up);
+    });
 }
 
 template <typename T>
@@ -113,11 +104,11 @@ void swiglu_backward(const T* in, const T* grad, T* grad_in, int64_t N, int64_t 
 template <typename T>
 inline void rotate_head(const T* x, T* out, const float* cos, const float* sin, int64_t E, float sign) {
     const int64_t half = E / 2;
-    for (int64_t e = 0; e < half; e++) {
-        const float a = up(x[e]), b = up(x[e + half]), s = sin[e] * sign;
-        down(a * cos[e] - b * s, out[e]);
-        down(b * cos[e] + a * s, out[e + half]);
-    }
+    each(half, [&](auto at) {
+        const auto a = at(x), b = at(x + half), c = at(cos), s = at(sin) * sign;
+        at.put(a * c - b * s, out);
+        at.put(b * c + a * s, out + half);
+    });
 }
 
 // qkv [N, H + 2K, E]: queries and keys turn, values are copied. cos, sin [positions, E / 2].
@@ -319,7 +310,7 @@ void softmax(T* scores, const int64_t* before, int64_t B, int64_t per, int64_t r
                     sum += x[j];
                 }
                 const float share = 1.0f / sum;
-                for (int64_t j = 0; j < width; j++) down(x[j] * share, s[j]);
+                each(width, [&](auto at) { at.put(at(x) * share, s); });
                 for (int64_t j = width; j < C; j++) down(0.0f, s[j]);
             }
     }
@@ -332,9 +323,10 @@ void softmax_backward(const T* probs, T* grad, int64_t rows, int64_t C, float sc
     for (int64_t r = 0; r < rows; r++) {
         const T* p = probs + r * C;
         T* g = grad + r * C;
-        float dot = 0;
-        for (int64_t j = 0; j < C; j++) dot += up(p[j]) * up(g[j]);
-        for (int64_t j = 0; j < C; j++) down(up(p[j]) * (up(g[j]) - dot) * scale, g[j]);
+        Sum dot;
+        each(C, [&](auto at) { at.add(at(p) * at(g), dot); });
+        const float mean = dot.total();
+        each(C, [&](auto at) { at.put(at(p) * (at(g) - mean) * scale, g); });
     }
 }
 

@@ -61,18 +61,28 @@ struct Pass {
     float *grad_x, *grad_weights;
 };
 
+template <typename V>
+inline auto* room_for(V& buffer, int64_t size) {
+    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
+    return buffer.data();
+}
+
+inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
 // -- weights -----------------------------------------------------------------------------------------------------------
 
-// Pairs of numbers of neighbouring rows, as tiles of a right side hold them: [rows / 2] of `width` lanes, from `rows` rows.
+inline half_vec halves(const bf16* x) { return *reinterpret_cast<const half_vec*>(x); }
+inline half_vec halves(const float* x) {
+    half_vec out;
+    put(lanes(x), reinterpret_cast<bf16*>(&out));
+    return out;
+}
+
+// Numbers of two neighbouring rows side by side, as tiles of a right side hold them; rows that are not there are 0.
 template <typename T>
 inline bit_vec pair_of_rows(const T* in, int64_t stride, int64_t rows) {
-    bf16 low[LANES] = {}, high[LANES] = {};
-    for (int64_t j = 0; rows > 0 && j < LANES; j++) convert(in[j], low[j]);
-    for (int64_t j = 0; rows > 1 && j < LANES; j++) convert(in[stride + j], high[j]);
-    const auto wide = [](const bf16* x) {
-        return __builtin_convertvector(*reinterpret_cast<const half_vec*>(x), bit_vec);
-    };
-    return wide(low) | wide(high) << 16;
+    const bit_vec low = rows > 0 ? __builtin_convertvector(halves(in), bit_vec) : bit_vec{};
+    return rows > 1 ? low | __builtin_convertvector(halves(in + stride), bit_vec) << 16 : low;
 }
 
 // A right side [rows, columns] in panels (products.h); rows beyond are 0, up to a multiple of 32.
@@ -93,9 +103,9 @@ inline void panels_of_columns(const float* in, int64_t rows, int64_t columns, bf
         for (int64_t k = 0; k < columns; k += DEEP) {
             bit_vec square[LANES];
             for (int64_t i = 0; i < LANES; i++) {
-                bf16 row[DEEP];
-                for (int64_t j = 0; j < DEEP; j++) down(in[(n + i) * columns + k + j], row[j]);
-                std::memcpy(&square[i], row, sizeof(row));
+                const float* row = in + (n + i) * columns + k;
+                const half_vec both[2] = {halves(row), halves(row + LANES)};
+                std::memcpy(&square[i], both, sizeof(both));
             }
             turn(square);
             std::memcpy(out + n / WIDE * WIDE * columns + k / DEEP * WIDE * DEEP + n % WIDE * DEEP, square, sizeof(square));
@@ -152,10 +162,10 @@ struct Weight {
         if constexpr (std::is_same_v<T, bf16>) {
             static thread_local std::vector<bf16> left, right;
             const int64_t deep = (n + DEEP - 1) / DEEP * DEEP;
-            left.resize(outputs * deep), right.resize(inputs * deep);
-            transposed_pairs(grad, n, outputs, left.data());
-            panels_of_rows(x, n, inputs, right.data());
-            add_product(left.data(), right.data(), sum, outputs, inputs, deep);
+            bf16 *turned = room_for(left, outputs * deep), *paired = room_for(right, inputs * deep);
+            transposed_pairs(grad, n, outputs, turned);
+            panels_of_rows(x, n, inputs, paired);
+            add_product(turned, paired, sum, outputs, inputs, deep);
         } else {
             multiply(ALONE, {grad, outputs, true}, {x, WIDE, inputs}, sum, inputs, outputs, inputs, n, true);
         }
@@ -184,11 +194,12 @@ LayerProducts<T> products_of(const PassModel& m, int64_t layer) {
 // -- what is kept ------------------------------------------------------------------------------------------------------
 
 // Of a layer and some tokens: the residual stream before attention and before the MLP, with the scale of its norm; what
-// attention read, after turning, and gave; gate and up.
+// attention read, after turning, and gave. It goes out of the caches and comes back from memory, so the MLP's inside is
+// computed again instead. For the same reason all is written in order: products would write piece by piece.
 template <typename T>
 struct KeptRows {
     float *before_attention, *before_mlp, *scale_attention, *scale_mlp;
-    T *qkv, *mixed, *gate_up;
+    T *qkv, *mixed;
 };
 
 // Of N tokens; one layer's worth where nothing is kept (`layers` 0: all write to the same place).
@@ -198,19 +209,19 @@ struct Kept {
     int64_t N, layers;
 
     static int64_t layer_room(const PassModel& m, int64_t N) {
-        return N * ((2 * m.D + 2) * sizeof(float) + (m.heads() * m.E + m.H * m.E + 2 * m.I) * sizeof(T));
+        return up_to(N, LANES) * ((2 * m.D + 2) * sizeof(float) + (m.heads() * m.E + m.H * m.E) * sizeof(T));
     }
     static int64_t room(const PassModel& m, int64_t N, int64_t layers) {
         return layers * layer_room(m, N) + N * (m.D + 1) * sizeof(float);
     }
     KeptRows<T> rows(const PassModel& m, int64_t layer, int64_t token) const {
         float* at = reinterpret_cast<float*>(base + (layers ? layer : 0) * layer_room(m, N));
-        const auto take = [&](int64_t width) { return std::exchange(at, at + N * width) + token * width; };
+        const auto take = [&](int64_t width) { return std::exchange(at, at + up_to(N, LANES) * width) + token * width; };
         float *before_attention = take(m.D), *before_mlp = take(m.D), *scale_attention = take(1), *scale_mlp = take(1);
         T* half = reinterpret_cast<T*>(at);
-        const auto take_half = [&](int64_t width) { return std::exchange(half, half + N * width) + token * width; };
-        T *qkv = take_half(m.heads() * m.E), *mixed = take_half(m.H * m.E), *gate_up = take_half(2 * m.I);
-        return {before_attention, before_mlp, scale_attention, scale_mlp, qkv, mixed, gate_up};
+        const auto take_half = [&](int64_t width) { return std::exchange(half, half + up_to(N, LANES) * width) + token * width; };
+        T *qkv = take_half(m.heads() * m.E), *mixed = take_half(m.H * m.E);
+        return {before_attention, before_mlp, scale_attention, scale_mlp, qkv, mixed};
     }
     std::pair<float*, float*> last(const PassModel& m, int64_t token) const {  // the stream at the end, and its scale
         float* at = reinterpret_cast<float*>(base + std::max(layers, int64_t(1)) * layer_room(m, N));
@@ -233,19 +244,11 @@ struct Scratch {
     std::vector<char> kept;
 };
 
-template <typename V>
-inline auto* room_for(V& buffer, int64_t size) {
-    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
-    return buffer.data();
-}
-
-inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
-// in [rows, width] (rows `stride` apart) times a number, in float32 rows `stride_out` apart.
-template <typename T>
-inline void widen(const T* in, int64_t stride, float* out, int64_t stride_out, int64_t rows, int64_t width, float times) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t e = 0; e < width; e++) out[i * stride_out + e] = up(in[i * stride + e]) * times;
+// out = in [rows, width] times a number; rows are `stride` and `stride_out` apart.
+template <typename T, typename U>
+inline void copy(const T* in, int64_t stride, U* out, int64_t stride_out, int64_t rows, int64_t width, float times) {
+    for (int64_t i = 0; i < rows; i++, in += stride, out += stride_out)
+        each(width, [&](auto at) { at.put(at(in) * times, out); });
 }
 
 // Rows [C, width] (`stride` apart) as panels of columns: [C / WIDE, width, WIDE]; C up to a multiple of WIDE.
@@ -263,17 +266,19 @@ inline void turned(const float* in, int64_t stride, float* out, int64_t C, int64
 // Scores of queries that see `seen` columns, one more each, become probabilities; those not seen are 0, up to `columns`.
 inline void probabilities(float* scores, int64_t stride, int64_t rows, int64_t seen, int64_t columns, int64_t window) {
     for (int64_t i = 0; i < rows; i++, seen++) {
-        float *s = scores + i * stride, sum = 0;
+        float* s = scores + i * stride;
         const int64_t first = window > 0 ? std::max(seen - window, int64_t(0)) : 0, width = up_to(seen, LANES);
         for (int64_t j = 0; j < first; j++) s[j] = -INFINITY;
         for (int64_t j = seen; j < width; j++) s[j] = -INFINITY;
         const float top = maximum(s, 0, width);
-        for (int64_t j = 0; j < width; j++) {
-            s[j] = fast_exp(s[j] - top);
-            sum += s[j];
-        }
-        const float share = 1.0f / sum;
-        for (int64_t j = 0; j < width; j++) s[j] *= share;
+        Sum sum;
+        each(width, [&](auto at) {
+            const auto p = fast_exp(at(s) - top);
+            at.put(p, s);
+            at.add(p, sum);
+        });
+        const float share = 1.0f / sum.total();
+        each(width, [&](auto at) { at.put(at(s) * share, s); });
         for (int64_t j = width; j < columns; j++) s[j] = 0;
     }
 }
@@ -294,13 +299,13 @@ struct Head {
     void take(const T* rows, int64_t base, int64_t kv) {
         const int64_t stride = m.heads() * m.E, E = m.E;
         float *key = room_for(s.key, columns * width), *value = room_for(s.value, columns * width);
-        const auto copy = [&](int64_t from, int64_t count, int64_t to) {
+        const auto take_some = [&](int64_t from, int64_t count, int64_t to) {
             const T* at = rows + (from - base) * stride + (m.H + kv) * E;
-            widen(at, stride, key + to * width, width, count, E, 1.0f);
-            widen(at + m.K * E, stride, value + to * width, width, count, E, 1.0f);
+            copy(at, stride, key + to * width, width, count, E, 1.0f);
+            copy(at + m.K * E, stride, value + to * width, width, count, E, 1.0f);
         };
-        copy(segment.before, segment.shared, 0);
-        copy(segment.start, own, segment.shared);
+        take_some(segment.before, segment.shared, 0);
+        take_some(segment.start, own, segment.shared);
         turned(key, width, room_for(s.key_turned, columns * width), C, E);
     }
 
@@ -309,7 +314,7 @@ struct Head {
         const int64_t stride = m.heads() * m.E, seen = segment.shared + from + 1, most = seen + rows - 1;
         float *query = room_for(s.query, ROWS * width), *scores = room_for(s.scores, ROWS * columns);
         const T* at = qkv + (segment.start + from - base) * stride + head * m.E;
-        widen(at, stride, query, width, rows, m.E, 1.0f / std::sqrt(static_cast<float>(m.E)));
+        copy(at, stride, query, width, rows, m.E, 1.0f / std::sqrt(static_cast<float>(m.E)));
         multiply(ALONE, {query, width}, {s.key_turned.data(), m.E * WIDE, WIDE}, scores, columns, rows, up_to(most, WIDE), m.E);
         probabilities(scores, columns, rows, seen, up_to(most, WIDE), window);
         return most;
@@ -329,8 +334,7 @@ void attend_segment(const PassModel& m, Scratch<T>& s, const Segment& segment, c
             multiply(ALONE, {s.scores.data(), head.columns}, {s.value.data(), WIDE, head.width}, out, head.width, rows,
                      m.E, seen);
             T* to = mixed + ((segment.start + from - base) * m.H + h) * m.E;
-            for (int64_t i = 0; i < rows; i++)
-                for (int64_t e = 0; e < m.E; e++) down(out[i * head.width + e], to[i * m.H * m.E + e]);
+            copy(out, head.width, to, m.H * m.E, rows, m.E, 1.0f);
         }
     }
 }
@@ -354,29 +358,30 @@ void attend_segment_backward(const PassModel& m, Scratch<T>& s, const Segment& s
             const int64_t rows = std::min(ROWS, head.own - from), seen = head.attend(qkv, base, h, from, rows, window);
             const int64_t first = segment.start + from - base;
             float *probs = s.scores.data(), *query = s.query.data(), *out = room_for(s.out, ROWS * width);
-            widen(of_mixed + (first * m.H + h) * m.E, m.H * m.E, of_out, width, rows, m.E, 1.0f);
+            copy(of_mixed + (first * m.H + h) * m.E, m.H * m.E, of_out, width, rows, m.E, 1.0f);
             multiply(ALONE, {of_out, width}, {s.value_turned.data(), m.E * WIDE, WIDE}, of_scores, columns, rows,
                      up_to(seen, WIDE), m.E);
             multiply(ALONE, {probs, columns, true}, {of_out, WIDE, width}, of_value, width, seen, m.E, rows, true);
             for (int64_t i = 0; i < rows; i++) {
-                float *p = probs + i * columns, *g = of_scores + i * columns, dot = 0;
-                const int64_t visible = segment.shared + from + i + 1;
-                for (int64_t j = 0; j < visible; j++) dot += p[j] * g[j];
-                for (int64_t j = 0; j < visible; j++) g[j] = p[j] * (g[j] - dot);
-                for (int64_t j = visible; j < seen; j++) g[j] = 0;
+                float *p = probs + i * columns, *g = of_scores + i * columns;
+                Sum dot;
+                each(up_to(seen, WIDE), [&](auto at) { at.add(at(p) * at(g), dot); });  // p is 0 where not seen
+                const float mean = dot.total();
+                each(up_to(seen, WIDE), [&](auto at) { at.put(at(p) * (at(g) - mean), g); });
             }
             multiply(ALONE, {of_scores, columns, true}, {query, WIDE, width}, of_key, width, seen, m.E, rows, true);
             multiply(ALONE, {of_scores, columns}, {s.key.data(), WIDE, width}, out, width, rows, m.E, seen);
-            widen(out, width, of_qkv + first * stride + h * m.E, stride, rows, m.E, scale);
+            copy(out, width, of_qkv + first * stride + h * m.E, stride, rows, m.E, scale);
         }
         if (h % group + 1 < group) continue;
         const auto give = [&](int64_t token, int64_t count, int64_t from) {
             for (int64_t i = 0; i < count; i++) {
                 float *k = of_qkv + (token - base + i) * stride + (m.H + h / group) * m.E, *v = k + m.K * m.E;
-                for (int64_t e = 0; e < m.E; e++) {
-                    k[e] += of_key[(from + i) * width + e];
-                    v[e] += of_value[(from + i) * width + e];
-                }
+                const float *more_k = of_key + (from + i) * width, *more_v = of_value + (from + i) * width;
+                each(m.E, [&](auto at) {
+                    at.put(at(k) + at(more_k), k);
+                    at.put(at(v) + at(more_v), v);
+                });
             }
         };
         give(segment.before, segment.shared, 0);
@@ -390,21 +395,24 @@ template <typename T>
 void forward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Segment* first,
                    const Segment* last) {
     const int64_t from = first->start, n = last[-1].stop - from, at = kept.layers ? from : 0;
-    T *normed = room_for(s.normed, n * m.D), *active = room_for(s.narrow, n * m.I), *delta = room_for(s.delta, n * m.D);
+    const int64_t wide = m.heads() * m.E, mixed = m.H * m.E;
+    T *normed = room_for(s.normed, n * m.D), *delta = room_for(s.delta, n * m.D);
+    T *broad = room_for(s.wide, n * std::max(2 * m.I, wide)), *narrow = room_for(s.narrow, n * std::max(m.I, mixed));
     const float* x = p.x + from * m.D;
     for (int64_t i = 0; i < m.count; i++) {
         const auto w = parts_of(m, m.weights, i);
         const LayerProducts<T> by = products_of<T>(m, i);
         const KeptRows<T> k = kept.rows(m, i, at);
         norm(x, i ? delta : nullptr, w.before_attention, k.before_attention, normed, k.scale_attention, n, m.D, m.eps);
-        by.qkv.forward(normed, k.qkv, n);
-        rotate(k.qkv, k.qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, 1.0f);
-        for (const Segment* one = first; one < last; one++) attend_segment(m, s, *one, k.qkv, k.mixed, from, m.windows[i]);
-        by.output.forward(k.mixed, delta, n);
+        by.qkv.forward(normed, broad, n);
+        rotate(broad, k.qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, 1.0f);
+        for (const Segment* one = first; one < last; one++) attend_segment(m, s, *one, k.qkv, narrow, from, m.windows[i]);
+        std::memcpy(k.mixed, narrow, n * mixed * sizeof(T));
+        by.output.forward(narrow, delta, n);
         norm(k.before_attention, delta, w.before_mlp, k.before_mlp, normed, k.scale_mlp, n, m.D, m.eps);
-        by.gate_up.forward(normed, k.gate_up, n);
-        swiglu(k.gate_up, active, n, m.I);
-        by.down.forward(active, delta, n);
+        by.gate_up.forward(normed, broad, n);
+        swiglu(broad, narrow, n, m.I);
+        by.down.forward(narrow, delta, n);
         x = k.before_mlp;
     }
     const auto [stream, scale] = kept.last(m, at);
@@ -413,8 +421,8 @@ void forward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Sc
 
 template <typename T>
 inline void normed_again(const float* stream, const float* scale, const float* weight, T* out, int64_t n, int64_t D) {
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t d = 0; d < D; d++) down(stream[i * D + d] * scale[i] * weight[d], out[i * D + d]);
+    for (int64_t i = 0; i < n; i++, stream += D, out += D)
+        each(D, [&](auto at) { at.put(at(stream) * scale[i] * at(weight), out); });
 }
 
 // `sums`: this thread's gradients of all weights.
@@ -433,11 +441,12 @@ void backward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, S
         const LayerProducts<T> by = products_of<T>(m, i);
         const auto of = parts_of(m, sums, i);
         const KeptRows<T> k = kept.rows(m, i, from);
-        swiglu(k.gate_up, active, n, m.I);
+        normed_again(k.before_mlp, k.scale_mlp, w.before_mlp, normed, n, m.D);
+        by.gate_up.forward(normed, broad, n);
+        swiglu(broad, active, n, m.I);
         by.down.gradient(delta, active, of.down, n);
         by.down.backward(delta, active, n);
-        swiglu_backward(k.gate_up, active, broad, n, m.I);
-        normed_again(k.before_mlp, k.scale_mlp, w.before_mlp, normed, n, m.D);
+        swiglu_backward(broad, active, broad, n, m.I);
         by.gate_up.gradient(broad, normed, of.gate_up, n);
         by.gate_up.backward(broad, normed, n);
         norm_backward(k.before_mlp, k.scale_mlp, w.before_mlp, grad, normed, next, delta, of.before_mlp, 1, n, m.D);
@@ -447,7 +456,7 @@ void backward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, S
         for (const Segment* one = first; one < last; one++)
             attend_segment_backward(m, s, *one, k.qkv, active, of_qkv, from, m.windows[i]);
         rotate(of_qkv, of_qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, -1.0f);
-        for (int64_t j = 0; j < n * wide; j++) down(of_qkv[j], broad[j]);
+        copy(of_qkv, wide, broad, wide, n, wide, 1.0f);
         normed_again(k.before_attention, k.scale_attention, w.before_attention, normed, n, m.D);
         by.qkv.gradient(broad, normed, of.qkv, n);
         by.qkv.backward(broad, normed, n);

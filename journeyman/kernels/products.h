@@ -10,7 +10,6 @@
 #endif
 
 #ifdef __AMX_BF16__
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -107,7 +106,7 @@ struct alignas(64) TileConfig {
 };
 
 inline void begin_tiles() {
-    const TileConfig config;
+    static constexpr TileConfig config;  // static: GCC believes that only its first bytes are read
     _tile_loadconfig(&config);
 }
 inline void end_tiles() { _tile_release(); }
@@ -118,8 +117,11 @@ inline bool has_tiles() {  // Linux lets a process use them once it has asked
 }
 
 inline void put(const float* tile, bf16* c, int64_t N, int64_t rows, int64_t columns) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) down(tile[i * LANES + j], c[i * N + j]);
+    if (columns == LANES)
+        for (int64_t i = 0; i < rows; i++) put(lanes(tile + i * LANES), c + i * N);
+    else
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) down(tile[i * LANES + j], c[i * N + j]);
 }
 
 // c [M, N] = a [M, K] times b: this member's columns.
