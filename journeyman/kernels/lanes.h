@@ -98,8 +98,8 @@ thread_local bool alone = false;  // this thread has work of its own, so its loo
 // Whether a loop over so many numbers is worth sharing between threads.
 inline bool worth(int64_t numbers) { return !alone && numbers > 4096; }
 
-// exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 far below. Of a float
-// or of a register of them.
+// exp by 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes' expf, relative error below 2e-7); 0 below -87, and e^87
+// above 87. Of a float or of a register of them.
 template <typename V>
 inline V exp_of_rest(V r) {
     V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -111,7 +111,7 @@ inline V exp_of_rest(V r) {
 }
 
 inline float fast_exp(float x) {
-    const float bounded = std::max(x, -87.0f), n = std::nearbyint(bounded * 1.44269504f);
+    const float bounded = std::min(std::max(x, -87.0f), 87.0f), n = std::nearbyint(bounded * 1.44269504f);
     const float p = exp_of_rest((bounded - n * 0.693359375f) + n * 2.12194440e-4f);
     const float power = bits_to_float(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
     return x < -87.0f ? 0.0f : p * power;
@@ -119,13 +119,14 @@ inline float fast_exp(float x) {
 
 inline vec fast_exp(vec x) {
     typedef int32_t int_vec __attribute__((vector_size(4 * LANES), aligned(4)));
-    const vec bounded = x < -87.0f ? x * 0.0f - 87.0f : x, scaled = bounded * 1.44269504f + 0.5f;
+    const vec low = vec{} - 87.0f, high = vec{} + 87.0f, above = x > low ? x : low;
+    const vec bounded = above < high ? above : high, scaled = bounded * 1.44269504f + 0.5f;
     int_vec whole = __builtin_convertvector(scaled, int_vec);
     whole += __builtin_convertvector(whole, vec) > scaled;  // rounded towards 0: one too many below it
     const vec n = __builtin_convertvector(whole, vec);
     const vec p = exp_of_rest((bounded - n * 0.693359375f) + n * 2.12194440e-4f);
     const vec out = p * reinterpret_cast<vec>((whole + 127) << 23);
-    return x < -87.0f ? vec{} : out;
+    return x < low ? vec{} : out;
 }
 
 // All lanes of a register by one operation, which need not know its order.
@@ -145,6 +146,17 @@ inline float max_across(vec x) { return _mm512_reduce_max_ps(reinterpret_cast<__
 inline float sum_across(vec x) { return across(x, [](float a, float b) { return a + b; }); }
 inline float max_across(vec x) { return across(x, [](float a, float b) { return a > b ? a : b; }); }
 #endif
+
+// 1 / x.
+inline float inverse(float x) { return 1.0f / x; }
+inline vec inverse(vec x) {
+#ifdef __AVX512F__
+    const vec guess = reinterpret_cast<vec>(_mm512_rcp14_ps(reinterpret_cast<__m512>(x)));
+    return guess * (2.0f - x * guess);  // a third of a division's time; right to 2^-23 or so
+#else
+    return 1.0f / x;
+#endif
+}
 
 // A sum that is taken in lanes.
 struct Sum {

@@ -45,7 +45,7 @@ void norm_backward(const float* sum, const float* rstd, const float* weight, con
         for (int64_t n = N * p / P; n < N * (p + 1) / P; n++) {
             const float *s = sum + n * D, *gs = grad_sum ? grad_sum + n * D : nullptr;
             const T* g = grad_out + n * D;
-            float* __restrict gx = grad_x + n * D;
+            float* gx = grad_x + n * D;
             const float r = rstd[n];
             T* gd = grad_delta ? grad_delta + n * D : nullptr;
             Sum dot;
@@ -75,7 +75,7 @@ void swiglu(const T* in, T* out, int64_t N, int64_t I) {
         T* __restrict to = out + n * I;
         each(I, [&](auto at) {
             const auto g = at(gate);
-            at.put(g / (1.0f + fast_exp(-g)) * at(upper), to);
+            at.put(g * inverse(1.0f + fast_exp(-g)) * at(upper), to);
         });
     }
 }
@@ -83,7 +83,7 @@ void swiglu(const T* in, T* out, int64_t N, int64_t I) {
 template <typename T>
 inline void swiglu_backward_row(const T* gate, const T* upper, const T* grad, T* to_gate, T* to_up, int64_t I) {
     each(I, [&](auto at) {
-        const auto g = at(gate), u = at(upper), d = at(grad), s = 1.0f / (1.0f + fast_exp(-g));
+        const auto g = at(gate), u = at(upper), d = at(grad), s = inverse(1.0f + fast_exp(-g));
         at.put(d * u * s * (1.0f + g * (1.0f - s)), to_gate);
         at.put(d * g * s, to_up);
     });

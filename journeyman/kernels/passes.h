@@ -54,8 +54,8 @@ struct Pass {
     const int64_t* position;  // [N]
     const Segment* segments;
     const int64_t* chunks;  // [count + 1]: segments from one to the next hold whole families
-    int64_t count, N;
-    void* kept;            // what `backward` needs, `room` bytes; null where there will be none
+    int64_t count, N, layers;
+    void* kept;            // what `backward` needs of `layers` (all; one where there will be no way back)
     T* hidden;             // [N, D]
     const T* grad_hidden;  // and the way back:
     float *grad_x, *grad_weights;
@@ -202,7 +202,7 @@ struct KeptRows {
     T *qkv, *mixed;
 };
 
-// Of N tokens; one layer's worth where nothing is kept (`layers` 0: all write to the same place).
+// Of N tokens and all layers, or of one layer's worth where there is no way back: all write to the same place.
 template <typename T>
 struct Kept {
     char* base;
@@ -215,7 +215,7 @@ struct Kept {
         return layers * layer_room(m, N) + N * (m.D + 1) * sizeof(float);
     }
     KeptRows<T> rows(const PassModel& m, int64_t layer, int64_t token) const {
-        float* at = reinterpret_cast<float*>(base + (layers ? layer : 0) * layer_room(m, N));
+        float* at = reinterpret_cast<float*>(base + std::min(layer, layers - 1) * layer_room(m, N));
         const auto take = [&](int64_t width) { return std::exchange(at, at + up_to(N, LANES) * width) + token * width; };
         float *before_attention = take(m.D), *before_mlp = take(m.D), *scale_attention = take(1), *scale_mlp = take(1);
         T* half = reinterpret_cast<T*>(at);
@@ -224,7 +224,7 @@ struct Kept {
         return {before_attention, before_mlp, scale_attention, scale_mlp, qkv, mixed};
     }
     std::pair<float*, float*> last(const PassModel& m, int64_t token) const {  // the stream at the end, and its scale
-        float* at = reinterpret_cast<float*>(base + std::max(layers, int64_t(1)) * layer_room(m, N));
+        float* at = reinterpret_cast<float*>(base + layers * layer_room(m, N));
         return {at + token * m.D, at + N * m.D + token};
     }
 };
@@ -237,11 +237,10 @@ constexpr int64_t ROWS = 64;  // queries at once
 template <typename T>
 struct Scratch {
     std::vector<T> normed, wide, narrow, delta;
-    std::vector<float> x, grads[2], of_qkv;                                     // [n, D], [n, heads * E]
+    std::vector<float> of_qkv;                                                    // [n, heads * E]
     std::vector<float> query, key, value, key_turned, value_turned, scores, out;  // of one head
     std::vector<float> of_scores, of_key, of_value, of_out;
-    std::vector<float> weights;
-    std::vector<char> kept;
+    std::vector<float> weights;                                                    // sums of gradients
 };
 
 // out = in [rows, width] times a number; rows are `stride` and `stride_out` apart.
@@ -389,34 +388,38 @@ void attend_segment_backward(const PassModel& m, Scratch<T>& s, const Segment& s
     }
 }
 
-// -- one chunk -----------------------------------------------------------------------------------------------------------
+// -- one layer, one chunk --------------------------------------------------------------------------------------------------
+// A thread takes all of its chunks through a layer before it goes on to the next, so that a layer's weights and the sums of
+// their gradients stay in its caches.
+
+struct Chunk {
+    const Segment *first, *last;
+    int64_t from, n;  // tokens
+};
 
 template <typename T>
-void forward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Segment* first,
-                   const Segment* last) {
-    const int64_t from = first->start, n = last[-1].stop - from, at = kept.layers ? from : 0;
+void forward_layer(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Chunk& c, int64_t layer) {
+    const auto [first, last, from, n] = c;
     const int64_t wide = m.heads() * m.E, mixed = m.H * m.E;
-    T *normed = room_for(s.normed, n * m.D), *delta = room_for(s.delta, n * m.D);
+    const auto w = parts_of(m, m.weights, layer);
+    const LayerProducts<T> by = products_of<T>(m, layer);
+    const KeptRows<T> k = kept.rows(m, layer, from);
+    T *normed = room_for(s.normed, n * m.D), *delta = p.hidden + from * m.D;  // what the layer before adds
     T *broad = room_for(s.wide, n * std::max(2 * m.I, wide)), *narrow = room_for(s.narrow, n * std::max(m.I, mixed));
-    const float* x = p.x + from * m.D;
-    for (int64_t i = 0; i < m.count; i++) {
-        const auto w = parts_of(m, m.weights, i);
-        const LayerProducts<T> by = products_of<T>(m, i);
-        const KeptRows<T> k = kept.rows(m, i, at);
-        norm(x, i ? delta : nullptr, w.before_attention, k.before_attention, normed, k.scale_attention, n, m.D, m.eps);
-        by.qkv.forward(normed, broad, n);
-        rotate(broad, k.qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, 1.0f);
-        for (const Segment* one = first; one < last; one++) attend_segment(m, s, *one, k.qkv, narrow, from, m.windows[i]);
-        std::memcpy(k.mixed, narrow, n * mixed * sizeof(T));
-        by.output.forward(narrow, delta, n);
-        norm(k.before_attention, delta, w.before_mlp, k.before_mlp, normed, k.scale_mlp, n, m.D, m.eps);
-        by.gate_up.forward(normed, broad, n);
-        swiglu(broad, narrow, n, m.I);
-        by.down.forward(narrow, delta, n);
-        x = k.before_mlp;
-    }
-    const auto [stream, scale] = kept.last(m, at);
-    norm(x, delta, final_of(m, m.weights), stream, p.hidden + from * m.D, scale, n, m.D, m.eps);
+    const float* x = layer ? kept.rows(m, layer - 1, from).before_mlp : p.x + from * m.D;
+    norm(x, layer ? delta : nullptr, w.before_attention, k.before_attention, normed, k.scale_attention, n, m.D, m.eps);
+    by.qkv.forward(normed, broad, n);
+    rotate(broad, k.qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, 1.0f);
+    for (const Segment* one = first; one < last; one++) attend_segment(m, s, *one, k.qkv, narrow, from, m.windows[layer]);
+    std::memcpy(k.mixed, narrow, n * mixed * sizeof(T));
+    by.output.forward(narrow, delta, n);
+    norm(k.before_attention, delta, w.before_mlp, k.before_mlp, normed, k.scale_mlp, n, m.D, m.eps);
+    by.gate_up.forward(normed, broad, n);
+    swiglu(broad, narrow, n, m.I);
+    by.down.forward(narrow, delta, n);
+    if (layer + 1 < m.count) return;
+    const auto [stream, scale] = kept.last(m, from);
+    norm(k.before_mlp, delta, final_of(m, m.weights), stream, delta, scale, n, m.D, m.eps);
 }
 
 template <typename T>
@@ -427,43 +430,44 @@ inline void normed_again(const float* stream, const float* scale, const float* w
 
 // `sums`: this thread's gradients of all weights.
 template <typename T>
-void backward_chunk(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Segment* first,
-                    const Segment* last, float* sums) {
-    const int64_t from = first->start, n = last[-1].stop - from, wide = m.heads() * m.E, mixed = m.H * m.E;
+void backward_layer(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Chunk& c, int64_t layer,
+                    float* sums) {
+    const auto [first, last, from, n] = c;
+    const int64_t wide = m.heads() * m.E, mixed = m.H * m.E;
+    const auto w = parts_of(m, m.weights, layer);
+    const auto of = parts_of(m, sums, layer);
+    const LayerProducts<T> by = products_of<T>(m, layer);
+    const KeptRows<T> k = kept.rows(m, layer, from);
     T *normed = room_for(s.normed, n * m.D), *active = room_for(s.narrow, n * std::max(m.I, mixed));
     T *delta = room_for(s.delta, n * m.D), *broad = room_for(s.wide, n * std::max(2 * m.I, wide));
-    float *grad = room_for(s.grads[0], n * m.D), *next = room_for(s.grads[1], n * m.D);
-    float* of_qkv = room_for(s.of_qkv, n * wide);
-    const auto [stream, scale] = kept.last(m, from);
-    norm_backward(stream, scale, final_of(m, m.weights), nullptr, p.grad_hidden + from * m.D, grad, delta, final_of(m, sums), 1, n, m.D);
-    for (int64_t i = m.count - 1; i >= 0; i--) {
-        const auto w = parts_of(m, m.weights, i);
-        const LayerProducts<T> by = products_of<T>(m, i);
-        const auto of = parts_of(m, sums, i);
-        const KeptRows<T> k = kept.rows(m, i, from);
-        normed_again(k.before_mlp, k.scale_mlp, w.before_mlp, normed, n, m.D);
-        by.gate_up.forward(normed, broad, n);
-        swiglu(broad, active, n, m.I);
-        by.down.gradient(delta, active, of.down, n);
-        by.down.backward(delta, active, n);
-        swiglu_backward(broad, active, broad, n, m.I);
-        by.gate_up.gradient(broad, normed, of.gate_up, n);
-        by.gate_up.backward(broad, normed, n);
-        norm_backward(k.before_mlp, k.scale_mlp, w.before_mlp, grad, normed, next, delta, of.before_mlp, 1, n, m.D);
-        by.output.gradient(delta, k.mixed, of.output, n);
-        by.output.backward(delta, active, n);
-        std::fill_n(of_qkv, n * wide, 0.0f);
-        for (const Segment* one = first; one < last; one++)
-            attend_segment_backward(m, s, *one, k.qkv, active, of_qkv, from, m.windows[i]);
-        rotate(of_qkv, of_qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, -1.0f);
-        copy(of_qkv, wide, broad, wide, n, wide, 1.0f);
-        normed_again(k.before_attention, k.scale_attention, w.before_attention, normed, n, m.D);
-        by.qkv.gradient(broad, normed, of.qkv, n);
-        by.qkv.backward(broad, normed, n);
-        norm_backward(k.before_attention, k.scale_attention, w.before_attention, next, normed, grad, delta,
-                      of.before_attention, 1, n, m.D);
+    float *grad = p.grad_x + from * m.D, *of_qkv = room_for(s.of_qkv, n * wide);  // grad: of the residual stream so far
+    if (layer + 1 == m.count) {
+        const auto [stream, scale] = kept.last(m, from);
+        norm_backward<T>(stream, scale, final_of(m, m.weights), nullptr, p.grad_hidden + from * m.D, grad, nullptr,
+                         final_of(m, sums), 1, n, m.D);
     }
-    std::memcpy(p.grad_x + from * m.D, grad, n * m.D * sizeof(float));
+    copy(grad, m.D, delta, m.D, n, m.D, 1.0f);
+    normed_again(k.before_mlp, k.scale_mlp, w.before_mlp, normed, n, m.D);
+    by.gate_up.forward(normed, broad, n);
+    swiglu(broad, active, n, m.I);
+    by.down.gradient(delta, active, of.down, n);
+    by.down.backward(delta, active, n);
+    swiglu_backward(broad, active, broad, n, m.I);
+    by.gate_up.gradient(broad, normed, of.gate_up, n);
+    by.gate_up.backward(broad, normed, n);
+    norm_backward(k.before_mlp, k.scale_mlp, w.before_mlp, grad, normed, grad, delta, of.before_mlp, 1, n, m.D);
+    by.output.gradient(delta, k.mixed, of.output, n);
+    by.output.backward(delta, active, n);
+    std::fill_n(of_qkv, n * wide, 0.0f);
+    for (const Segment* one = first; one < last; one++)
+        attend_segment_backward(m, s, *one, k.qkv, active, of_qkv, from, m.windows[layer]);
+    rotate(of_qkv, of_qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, -1.0f);
+    copy(of_qkv, wide, broad, wide, n, wide, 1.0f);
+    normed_again(k.before_attention, k.scale_attention, w.before_attention, normed, n, m.D);
+    by.qkv.gradient(broad, normed, of.qkv, n);
+    by.qkv.backward(broad, normed, n);
+    norm_backward<T>(k.before_attention, k.scale_attention, w.before_attention, grad, normed, grad, nullptr,
+                     of.before_attention, 1, n, m.D);
 }
 
 // -- all of them ---------------------------------------------------------------------------------------------------------
@@ -479,12 +483,16 @@ std::vector<int64_t> shares(const Pass<T>& p, int64_t threads) {
     return owner;
 }
 
-// Calls `run(chunk's first segment, its last, scratch)` on the thread that the chunk falls to.
-template <typename T, typename F>
-void each_chunk(const Pass<T>& p, const Team& all, F run) {
+// The chunks that fall to this thread.
+template <typename T>
+std::vector<Chunk> chunks_of(const Pass<T>& p, const Team& all) {
     const std::vector<int64_t> owner = shares(p, all.size);
-    for (int64_t c = 0; c < p.count; c++)
-        if (owner[c] == all.member) run(p.segments + p.chunks[c], p.segments + p.chunks[c + 1]);
+    std::vector<Chunk> found;
+    for (int64_t c = 0; c < p.count; c++) {
+        const Segment *first = p.segments + p.chunks[c], *last = p.segments + p.chunks[c + 1];
+        if (owner[c] == all.member) found.push_back({first, last, first->start, last[-1].stop - first->start});
+    }
+    return found;
 }
 
 template <typename T, typename F>
@@ -520,15 +528,10 @@ void forward(const PassModel& m, const Pass<T>& p) {
                 if ((i * 4 + j) % all.size == all.member) weights[j].pack();
         }
         all.wait();
-        Scratch<T>& s = scratch_of_thread<T>();
-        each_chunk(p, all, [&](const Segment* first, const Segment* last) {
-            Kept<T> kept = {static_cast<char*>(p.kept), p.N, m.count};
-            if (!p.kept) {
-                const int64_t n = last[-1].stop - first->start;
-                kept = {room_for(s.kept, Kept<T>::room(m, n, 1)), n, 0};
-            }
-            forward_chunk(m, p, kept, s, first, last);
-        });
+        const Kept<T> kept = {static_cast<char*>(p.kept), p.N, p.layers};
+        const std::vector<Chunk> chunks = chunks_of(p, all);
+        for (int64_t i = 0; i < m.count; i++)
+            for (const Chunk& chunk : chunks) forward_layer(m, p, kept, scratch_of_thread<T>(), chunk, i);
     });
 }
 
@@ -540,13 +543,12 @@ void backward(const PassModel& m, const Pass<T>& p) {
 #pragma omp single
         parts.resize(all.size);
         Scratch<T>& s = scratch_of_thread<T>();
-        float* own = room_for(s.weights, size);
+        float* own = parts[all.member] = room_for(s.weights, size);
         std::fill_n(own, size, 0.0f);
-        parts[all.member] = own;
-        const Kept<T> kept = {static_cast<char*>(p.kept), p.N, m.count};
-        each_chunk(p, all, [&](const Segment* first, const Segment* last) {
-            backward_chunk(m, p, kept, s, first, last, own);
-        });
+        const Kept<T> kept = {static_cast<char*>(p.kept), p.N, p.layers};
+        const std::vector<Chunk> chunks = chunks_of(p, all);
+        for (int64_t i = m.count - 1; i >= 0; i--)
+            for (const Chunk& chunk : chunks) backward_layer(m, p, kept, s, chunk, i, own);
         all.wait();
         for (int64_t i = all.from(size); i < all.to(size); i++) {
             float sum = 0;

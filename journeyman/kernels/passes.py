@@ -36,7 +36,7 @@ WHOLE = 32
 
 _Model = structure("_Model", "weights windows cos sin packed", "count D I H K E", (("eps", ctypes.c_float),))
 _Pass = structure(
-    "_Pass", "x position segments chunks", "count N",
+    "_Pass", "x position segments chunks", "count N layers",
     tuple((name, ctypes.c_void_p) for name in ("kept", "hidden", "grad_hidden", "grad_x", "grad_weights")),
 )  # fmt: skip
 
@@ -86,8 +86,9 @@ def fits(shape: Shape, weights: Sequence[Tensor], layout: Layout) -> bool:
 class _Layers(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, layout: Layout, shape: Shape, *parts: Tensor
-    ) -> Tensor:
+        ctx: Any, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, layout: Layout, shape: Shape, learning: bool,
+        *parts: Tensor,
+    ) -> Tensor:  # fmt: skip
         dtype = product_type(parts[0])
         library = compiled.library()
         assert library is not None
@@ -101,17 +102,19 @@ class _Layers(Function):
             shape.count, shape.D, shape.I, shape.H, shape.K, shape.E, shape.eps,
         )  # fmt: skip
         name = "float32" if dtype is torch.float32 else "bfloat16"
-        kept = None
-        if any(ctx.needs_input_grad):
-            room = getattr(library, f"{name}_room")
-            room.restype = ctypes.c_int64
-            kept = torch.empty(room(ctypes.byref(model), ctypes.c_int64(len(x))), dtype=torch.uint8)
+        kept_layers = shape.count if learning else 1
+        room = getattr(library, f"{name}_room")
+        room.restype = ctypes.c_int64
+        size = room(ctypes.byref(model), ctypes.c_int64(len(x)), ctypes.c_int64(kept_layers))
+        kept = torch.empty(size, dtype=torch.uint8)
         hidden = x.new_empty(x.shape, dtype=dtype)
         given = _Pass(
             x.data_ptr(), positions.data_ptr(), segments.ctypes.data, chunks.ctypes.data, len(chunks) - 1, len(x),
-            None if kept is None else kept.data_ptr(), hidden.data_ptr(), None, None, None,
+            kept_layers, kept.data_ptr(), hidden.data_ptr(), None, None, None,
         )  # fmt: skip
         getattr(library, f"{name}_forward")(ctypes.byref(model), ctypes.byref(given))
+        if not learning:
+            return hidden
         ctx.model, ctx.given, ctx.name, ctx.shapes = model, given, name, [part.shape for part in parts]
         ctx.kept = (weights, windows, cos, sin, packed, x, positions, segments, chunks, kept, hidden)
         return hidden
@@ -128,7 +131,7 @@ class _Layers(Function):
         getattr(library, f"{ctx.name}_backward")(ctypes.byref(ctx.model), ctypes.byref(given))
         ctx.kept = None
         pieces = of_weights.split([shape.numel() for shape in ctx.shapes])
-        return of_x, *[None] * 5, *(piece.view(shape) for piece, shape in zip(pieces, ctx.shapes, strict=True))
+        return of_x, *[None] * 6, *(piece.view(shape) for piece, shape in zip(pieces, ctx.shapes, strict=True))
 
 
 def layers(
@@ -140,4 +143,4 @@ def layers(
         weights: of each layer the norm before attention, q, k, v, output, the norm before the MLP, gate, up, down;
             then the final norm.
     """
-    return _Layers.apply(x, positions, cos, sin, layout, shape, *weights)  # pyright: ignore[reportReturnType]
+    return _Layers.apply(x, positions, cos, sin, layout, shape, torch.is_grad_enabled(), *weights)  # pyright: ignore[reportReturnType]
