@@ -264,21 +264,29 @@ inline void turned(const float* in, int64_t stride, float* out, int64_t C, int64
 
 // Scores of queries that see `seen` columns, one more each, become probabilities; those not seen are 0, up to `columns`.
 inline void probabilities(float* scores, int64_t stride, int64_t rows, int64_t seen, int64_t columns, int64_t window) {
+    vec place;
+    for (int64_t j = 0; j < LANES; j++) place[j] = j;
     for (int64_t i = 0; i < rows; i++, seen++) {
         float* s = scores + i * stride;
         const int64_t first = window > 0 ? std::max(seen - window, int64_t(0)) : 0, width = up_to(seen, LANES);
-        for (int64_t j = 0; j < first; j++) s[j] = -INFINITY;
-        for (int64_t j = seen; j < width; j++) s[j] = -INFINITY;
-        const float top = maximum(s, 0, width);
-        Sum sum;
-        each(width, [&](auto at) {
-            const auto p = fast_exp(at(s) - top);
-            at.put(p, s);
-            at.add(p, sum);
-        });
-        const float share = 1.0f / sum.total();
-        each(width, [&](auto at) { at.put(at(s) * share, s); });
-        for (int64_t j = width; j < columns; j++) s[j] = 0;
+        const auto visible = [&](int64_t j) {
+            const vec begin = vec{} + static_cast<float>(first - j), end = vec{} + static_cast<float>(seen - j);
+            return (place >= begin) & (place < end) ? lanes(s + j) : vec{} - INFINITY;
+        };
+        vec top = vec{} - INFINITY, sum = {};
+        for (int64_t j = 0; j < width; j += LANES) {
+            const vec x = visible(j);
+            top = x > top ? x : top;
+        }
+        const float greatest = max_across(top);
+        for (int64_t j = 0; j < width; j += LANES) {
+            const vec p = fast_exp(visible(j) - greatest);
+            put(p, s + j);
+            sum += p;
+        }
+        const float share = inverse(sum_across(sum));
+        for (int64_t j = 0; j < width; j += LANES) put(lanes(s + j) * share, s + j);
+        for (int64_t j = width; j < columns; j += LANES) put(vec{}, s + j);
     }
 }
 
