@@ -69,7 +69,7 @@ def policy_of(subject: Subject) -> LoadedModel:
     if not subject.updates:
         return load("apprentice")
     with TemporaryDirectory() as place:
-        config = SchoolConfig(demonstrations=(2000,), updates=subject.updates)
+        config = SchoolConfig(demonstrations=2000, updates=subject.updates)
         for _ in school(subject.job, Path(place) / "pupil", "tiny,width=96,layers=3", config):
             pass
         return load(Path(place) / "pupil")

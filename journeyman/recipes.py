@@ -46,7 +46,7 @@ def demo_llm(seed: int = 0) -> LearnConfig:
         repeats=8,
         seed=seed,
         school=SchoolConfig(
-            demonstrations=(160,), updates=10, batch=16, optimizer=OptimizerConfig(learning_rate=3e-5, warmup=5)
+            demonstrations=160, updates=10, batch=16, optimizer=OptimizerConfig(learning_rate=3e-5, warmup=5)
         ),
         credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.95),
         value=ValueConfig(placement="head"),

@@ -70,10 +70,10 @@ class CarelessHops(Hops):
 
 def lessons(renderer: Renderer, size: int) -> list[Trajectory]:
     """All that the pupil watches."""
-    careful = demonstrations([resolve("hops,max_hops=1")], [5000], SEED, renderer)
-    careless = demonstrations([CarelessHops(2, 3)], [5000], SEED + 1, renderer)
+    careful = demonstrations([resolve("hops,max_hops=1")], 5000, SEED, renderer)
+    careless = demonstrations([CarelessHops(2, 3)], 5000, SEED + 1, renderer)
     guides = [resolve(f"maze,size={size},max_turns=30,seed={seed}") for seed in BUILDINGS]
-    return careful + careless + demonstrations(guides, [15], SEED, renderer)
+    return careful + careless + demonstrations(guides, 15, SEED, renderer)
 
 
 def main() -> None:

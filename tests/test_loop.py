@@ -24,7 +24,7 @@ CONFIG = LearnConfig(
     steps=6,
     tasks=4,
     repeats=4,
-    school=SchoolConfig(demonstrations=(40,), updates=30),
+    school=SchoolConfig(demonstrations=40, updates=30),
     exam=ExamConfig(tasks=10, splits=("test",)),
     exam_every=3,
     checkpoint_every=2,
