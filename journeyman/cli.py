@@ -60,7 +60,7 @@ class School:
     out: Path
     """Folder for the checkpoint."""
     model: str = "tiny"
-    """What to start from: `tiny`, a checkpoint folder, a Hub name."""
+    """What to start from: `tiny`, `apprentice`, `smollm2-135m`, a checkpoint folder, a Hub name."""
     seed: int = 0
     """Fixes everything random."""
     school: Annotated[SchoolConfig, tyro.conf.arg(name="")] = field(default_factory=SchoolConfig)
@@ -80,7 +80,7 @@ class Exam:
     """Examine a checkpoint or a run on a job's held-out splits."""
 
     model: Positional[str]
-    """A run folder, a checkpoint folder, `smollm2-135m`, or a Hub name."""
+    """A run folder, a checkpoint folder, `apprentice`, `smollm2-135m`, or a Hub name."""
     job: Positional[str]
     """The job to examine on."""
     exam: Annotated[ExamConfig, tyro.conf.arg(name="")] = field(default_factory=ExamConfig)
