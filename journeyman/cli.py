@@ -259,17 +259,24 @@ def finish(folder: Path, as_json: bool) -> None:
 Command = Learn | School | Exam | Jobs | New | Show | Trace | Report | Demo
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed. Given the bare union, tyro wraps it in a field whose made-up name shows in its errors."""
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `journeyman` command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        command = tyro.cli(
-            Annotated[Command, tyro.conf.OmitSubcommandPrefixes],
+        line = tyro.cli(
+            Annotated[CommandLine, tyro.conf.OmitSubcommandPrefixes],
             args=arguments,
             prog="journeyman",
             description="A language model that knows how it is doing, and so learns on the job.\n" + EXAMPLES,
         )
-        command()
+        line.command()
     except JourneymanError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
         sys.exit(2)
