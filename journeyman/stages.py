@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from journeyman.learn.credit import lambda_returns
 from journeyman.learn.learner import Learner
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
-from journeyman.model.load import load, save
+from journeyman.model.load import find, load, save
 from journeyman.model.render import Renderer
-from journeyman.model.tiny import fresh, is_tiny
+from journeyman.model.tiny import TinyConfig, fresh, is_tiny
 from journeyman.rollout.runner import attempts, rollout
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
@@ -67,13 +68,26 @@ class Learning:
             self.background.shutdown()
 
 
-def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
-    """Everything in place: from the newest undamaged checkpoint, or from the start."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+def check(config: LearnConfig, folder: Path) -> dict[str, Job]:
+    """The run's jobs. What is misspelt is found here, so that no folder is made for it.
+
+    Raises:
+        UsageError, CheckpointError: a job, a split or a model is not there.
+    """
     jobs = {name: resolve(name) for name in config.jobs}
     for job in jobs.values():
         splits_of(job, config.exam.splits)
+    if is_tiny(config.model):
+        TinyConfig.parse(config.model)
+    elif not (folder / "config.json").exists():  # a run to be continued has a model of its own
+        find(config.model)
+    return jobs
+
+
+def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: Store) -> Learning:
+    """Everything in place: from the newest undamaged checkpoint, or from the start."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     for checkpoint, restored, trainer in run.restore():
         progress = restored
         loaded = load(str(checkpoint))

@@ -49,6 +49,7 @@ def test_mistakes_are_shown_with_their_fix(
     code, _, err = run(capsys, *words)
     assert code == 2 and "Traceback" not in err
     assert says in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
