@@ -36,7 +36,7 @@ def acknowledged(self, trajectories):
 Store.add = acknowledged
 config = LearnConfig(
     jobs=("maze,size=3",), model="tiny,width=32,layers=2,heads=2", steps=int(sys.argv[2]), tasks=8, repeats=8,
-    school=SchoolConfig(demonstrations=(30,), updates=40), checkpoint_every=3, value_warmup=1, context=512, threads=1,
+    school=SchoolConfig(demonstrations=30, updates=40), checkpoint_every=3, value_warmup=1, context=512, threads=1,
 )
 for _ in learn(config, Path(sys.argv[1])):
     pass

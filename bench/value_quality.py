@@ -1,6 +1,6 @@
 """How well, how early and after how much experience V knows what will become of an episode.
 
-    python -m bench.value_quality --seeds 0 1 2            every job (about fifteen minutes on two cores)
+    python -m bench.value_quality --seeds 0 1 2            every job (about eight minutes on two cores)
     python -m bench.value_quality --jobs maze hops
     python -m bench.value_quality --quick                  one job, little experience
 
@@ -43,6 +43,8 @@ STEP = 128
 MARKS = (256, 512, 1024, 2048)
 """Episodes V has learned from when it is asked."""
 ASKED = 400
+REPLAY = 1
+"""Earlier steps whose episodes V learns from again, as in a run."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ class Subject:
     job: str
     updates: int = 0
     """Of schooling, from scratch; 0: the apprentice."""
-    replay: int = 1
 
 
 SUBJECTS: Mapping[str, Subject] = {
@@ -69,7 +70,7 @@ def policy_of(subject: Subject) -> LoadedModel:
     if not subject.updates:
         return load("apprentice")
     with TemporaryDirectory() as place:
-        config = SchoolConfig(demonstrations=(2000,), updates=subject.updates)
+        config = SchoolConfig(demonstrations=2000, updates=subject.updates)
         for _ in school(subject.job, Path(place) / "pupil", "tiny,width=96,layers=3", config):
             pass
         return load(Path(place) / "pupil")
@@ -82,7 +83,6 @@ def play(model: LoadedModel, spec: str, split: str, count: int, seed: int) -> li
     tasks = [job.task(split, int(index)) for index in np.resize(order, count)]
     engine = NativeEngine(model.model, slots=STEP, context=1024)
     orders = attempts(tasks, repeats=1, prefix=f"{seed}-{split}", seed=seed)
-    # groups are named by number, so that a task drawn twice is played twice
     played = rollout(engine, Renderer(model.tokenizer), {job.name: job}, orders)
     return sorted((t for t in played if t.outcome.ending is not Ending.FAILED), key=lambda t: t.id)
 
@@ -100,7 +100,7 @@ def learn_and_ask(
     history: list[list[Trajectory]] = []
     for start in range(0, len(learned), STEP):
         fresh = learner.score(learned[start : start + STEP])
-        history = [*history, fresh][-1 - subject.replay :]
+        history = [*history, fresh][-1 - REPLAY :]
         episodes = [t for step in history for t in step]
         learner.update_value(episodes, lambda_returns(episodes, unit="turn", bootstrap_truncated=False), rng)
         if start + STEP in marks:

@@ -38,7 +38,7 @@ def main() -> None:
     model = fresh("tiny,width=64,layers=3", [job])
     renderer = Renderer(model.tokenizer)
     pupil = Learner(model.model, None, UpdateConfig(), keep_reference=False)
-    for _ in school(pupil, demonstrations([job], [60], SEED, renderer), SchoolConfig(), updates=150, seed=SEED):
+    for _ in school(pupil, demonstrations([job], 60, SEED, renderer), SchoolConfig(), updates=150, seed=SEED):
         pass
 
     config = UpdateConfig(policy=OptimizerConfig(learning_rate=1e-3), critic=OptimizerConfig(learning_rate=2e-3))

@@ -60,7 +60,7 @@ class School:
     out: Path
     """Folder for the checkpoint."""
     model: str = "tiny"
-    """What to start from: `tiny`, a checkpoint folder, a Hub name."""
+    """What to start from: `tiny`, `apprentice`, `smollm2-135m`, a checkpoint folder, a Hub name."""
     seed: int = 0
     """Fixes everything random."""
     school: Annotated[SchoolConfig, tyro.conf.arg(name="")] = field(default_factory=SchoolConfig)
@@ -80,7 +80,7 @@ class Exam:
     """Examine a checkpoint or a run on a job's held-out splits."""
 
     model: Positional[str]
-    """A run folder, a checkpoint folder, `smollm2-135m`, or a Hub name."""
+    """A run folder, a checkpoint folder, `apprentice`, `smollm2-135m`, or a Hub name."""
     job: Positional[str]
     """The job to examine on."""
     exam: Annotated[ExamConfig, tyro.conf.arg(name="")] = field(default_factory=ExamConfig)
@@ -259,17 +259,24 @@ def finish(folder: Path, as_json: bool) -> None:
 Command = Learn | School | Exam | Jobs | New | Show | Trace | Report | Demo
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed. Given the bare union, tyro wraps it in a field whose made-up name shows in its errors."""
+
+    command: Annotated[Command, tyro.conf.arg(name="")]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `journeyman` command."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        command = tyro.cli(
-            Annotated[Command, tyro.conf.OmitSubcommandPrefixes],
+        line = tyro.cli(
+            Annotated[CommandLine, tyro.conf.OmitSubcommandPrefixes],
             args=arguments,
             prog="journeyman",
             description="A language model that knows how it is doing, and so learns on the job.\n" + EXAMPLES,
         )
-        command()
+        line.command()
     except JourneymanError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
         sys.exit(2)

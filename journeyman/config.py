@@ -23,7 +23,8 @@ class LearnConfig:
     jobs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """What to learn: names as in `journeyman jobs`, or `my_job.py:MyJob`. Several are learned side by side."""
     model: str = "tiny"
-    """`tiny` (from scratch, see model/tiny.py), `smollm2-135m`, a Hugging Face folder or Hub name."""
+    """`tiny` (from scratch, see model/tiny.py), `apprentice` (comes with us, the demo's), `smollm2-135m`, a Hugging
+    Face folder or Hub name."""
     steps: int = 100
     """Learning steps."""
     tasks: int = 16

@@ -35,11 +35,12 @@ def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
     Raises:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
+    jobs = stages.check(config, folder)
     may_change = frozenset({"steps", "threads"})
     with (
         RunFolder.open(folder, asdict(config), may_change=may_change) as run,
         run.store() as store,
-        closing(stages.begin(config, run, store)) as s,
+        closing(stages.begin(config, jobs, run, store)) as s,
     ):
         yield from run_steps(s)
 

@@ -46,15 +46,11 @@ def demo_llm(seed: int = 0) -> LearnConfig:
         repeats=8,
         seed=seed,
         school=SchoolConfig(
-            demonstrations=(160,), updates=10, batch=16, optimizer=OptimizerConfig(learning_rate=3e-5, warmup=5)
+            demonstrations=160, updates=10, batch=16, optimizer=OptimizerConfig(learning_rate=3e-5, warmup=5)
         ),
         credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.95),
         value=ValueConfig(placement="head"),
-        update=UpdateConfig(
-            policy=OptimizerConfig(learning_rate=2e-5, warmup=5),
-            critic=OptimizerConfig(learning_rate=1e-3),
-            minibatches=1,
-        ),
+        update=UpdateConfig(policy=OptimizerConfig(learning_rate=2e-5, warmup=5), minibatches=1),
         value_warmup=2,
         exam=ExamConfig(tasks=200, attempts=2),
         checkpoint_every=20,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ from journeyman.learn.credit import lambda_returns
 from journeyman.learn.learner import Learner
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
-from journeyman.model.load import load, save
+from journeyman.model.load import find, load, save
 from journeyman.model.render import Renderer
-from journeyman.model.tiny import fresh, is_tiny
+from journeyman.model.tiny import TinyConfig, fresh, is_tiny
 from journeyman.rollout.runner import attempts, rollout
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
@@ -67,13 +68,26 @@ class Learning:
             self.background.shutdown()
 
 
-def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
-    """Everything in place: from the newest undamaged checkpoint, or from the start."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+def check(config: LearnConfig, folder: Path) -> dict[str, Job]:
+    """The run's jobs. What is misspelt is found here, so that no folder is made for it.
+
+    Raises:
+        UsageError, CheckpointError: a job, a split or a model is not there.
+    """
     jobs = {name: resolve(name) for name in config.jobs}
     for job in jobs.values():
         splits_of(job, config.exam.splits)
+    if is_tiny(config.model):
+        TinyConfig.parse(config.model)
+    elif not (folder / "config.json").exists():  # a run to be continued has a model of its own
+        find(config.model)
+    return jobs
+
+
+def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: Store) -> Learning:
+    """Everything in place: from the newest undamaged checkpoint, or from the start."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
     for checkpoint, restored, trainer in run.restore():
         progress = restored
         loaded = load(str(checkpoint))
@@ -114,34 +128,16 @@ def go_to_school(s: Learning) -> Iterator[Record]:
     """Imitate the jobs' experts; what the model knows then is the reference of later KLs."""
     config = s.config.school
     updates = s.config.school_updates
-    if any(config.demonstrations) and updates:
-        lessons = demonstrations(
-            [resolve(name) for name in config.jobs or s.config.jobs],
-            config.demonstrations,
-            s.config.seed,
-            s.renderer,
-        )
+    if config.demonstrations and updates:
+        lessons = demonstrations(list(s.jobs.values()), config.demonstrations, s.config.seed, s.renderer)
         for number, metrics in enumerate(school(s.learner, lessons, config, updates, seed=s.config.seed)):
             record = {"kind": "school", "step": number, "seconds": time.monotonic() - s.started, **metrics}
             s.run.log("metrics", record)
             yield record
-            if config.until < 1 and number % 20 == 19 and least_success(s, number) >= config.until:
-                break
         s.learner = new_learner(s.config, s.learner.policy)
         publish(s)
     save(s.run.path / "reference", s.learner.policy, s.tokenizer)
     s.progress.phase = "learn"
-
-
-def least_success(s: Learning, update: int) -> float:
-    """The success rate at the job that is solved least, on 64 training tasks of each; these episodes count."""
-    tasks = [task for number, job in enumerate(s.jobs.values()) for task in drawn(s, job, 64, (update, 2, number))]
-    orders = attempts(tasks, repeats=1, prefix=f"school{update:06d}", seed=s.config.seed)
-    played = sorted(rollout(s.engine, s.renderer, s.jobs, orders, s.config.rollout), key=lambda t: t.id)
-    s.store.add(played)
-    s.progress.trajectories += len(played)
-    s.progress.tokens += sum(len(t) for t in played)
-    return min(float(np.mean([t.outcome.success for t in played if t.task.job == name])) for name in s.jobs)
 
 
 def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
@@ -171,18 +167,13 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
 
 
 def practice(s: Learning, step: int) -> list[Task]:
-    """The tasks of this step: drawn from each job's split `train`, without replacement within the step."""
+    """The tasks of this step: drawn from each job's split `train`, without replacement where there are enough."""
     chosen: list[Task] = []
     for number, job in enumerate(s.jobs.values()):
-        chosen += drawn(s, job, s.config.tasks, (step, 0, number))
+        size, count = job.splits["train"], s.config.tasks
+        picks = np.random.default_rng((s.config.seed, step, 0, number)).choice(size, count, replace=size < count)
+        chosen += [job.task("train", int(index)) for index in picks]
     return chosen
-
-
-def drawn(s: Learning, job: Job, count: int, key: tuple[int, ...]) -> list[Task]:
-    """Training tasks drawn by the run's seed and the key, without replacement where there are enough."""
-    size = job.splits["train"]
-    picks = np.random.default_rng((s.config.seed, *key)).choice(size, count, replace=size < count)
-    return [job.task("train", int(index)) for index in picks]
 
 
 def update_value(s: Learning, fresh_ones: list[Trajectory], rng: np.random.Generator) -> Record:

@@ -30,8 +30,10 @@ from journeyman.learn.school import SchoolConfig, demonstrations, school
 from journeyman.model.load import save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh
+from journeyman.recipes import demo
 from journeyman.types import StepResult, Task, Trajectory
 
+HOPS, MAZE = demo().jobs
 MODEL = "tiny,width=96,layers=3"
 SEED = 0
 CARELESSNESS = 0.6
@@ -68,31 +70,30 @@ class CarelessHops(Hops):
         return CarelessEnv(task.data, task.level)
 
 
-def lessons(renderer: Renderer, size: int) -> list[Trajectory]:
+def lessons(renderer: Renderer) -> list[Trajectory]:
     """All that the pupil watches."""
-    careful = demonstrations([resolve("hops,max_hops=1")], [5000], SEED, renderer)
-    careless = demonstrations([CarelessHops(2, 3)], [5000], SEED + 1, renderer)
-    guides = [resolve(f"maze,size={size},max_turns=30,seed={seed}") for seed in BUILDINGS]
-    return careful + careless + demonstrations(guides, [15], SEED, renderer)
+    careful = demonstrations([resolve("hops,max_hops=1")], 5000, SEED, renderer)
+    careless = demonstrations([CarelessHops(2, 3)], 5000, SEED + 1, renderer)
+    guides = [resolve(f"{MAZE},seed={seed}") for seed in BUILDINGS]
+    return careful + careless + demonstrations(guides, 15, SEED, renderer)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("out", type=Path, help="folder for the checkpoint")
     options.add_argument("--updates", type=int, default=1600, help="of schooling (default: 1600)")
-    options.add_argument("--size", type=int, default=5, help="rooms along each side of the buildings (default: 5)")
     chosen = options.parse_args()
     torch.manual_seed(SEED)
-    model = fresh(MODEL, [resolve("hops,min_hops=2"), resolve(f"maze,size={chosen.size},max_turns=30")])
+    model = fresh(MODEL, [resolve(HOPS), resolve(MAZE)])
     renderer = Renderer(model.tokenizer)
     learner = Learner(model.model, None, UpdateConfig(), keep_reference=False)
     config = SchoolConfig(batch=48, optimizer=OptimizerConfig(learning_rate=2e-3, warmup=20))
-    watched = lessons(renderer, chosen.size)
+    watched = lessons(renderer)
     for update, metrics in enumerate(school(learner, watched, config, chosen.updates, seed=SEED), start=1):
         if update % 100 == 0:
             print(f"update {update} of {chosen.updates}: {metrics['loss']:.3f} nats per token said", flush=True)
     save(chosen.out, model.model, model.tokenizer)
-    print(f"wrote {chosen.out}; examine it: journeyman exam {chosen.out} hops,min_hops=2")
+    print(f"wrote {chosen.out}; examine it: journeyman exam {chosen.out} {HOPS}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("learn", "mase"), "did you mean maze?"),
         (("learn",), "no job to learn"),
         (("learn", "maze,size=99"), "size must lie in 3 to 10"),
+        (("learn", "maze", "--school.updates", "-3"), "command.config.school: school: demonstrations and updates"),
         (("learn", "maze", "--model", "tiny,width=7"), "width"),
         (("learn", "no_such_file.py:Mine"), "journeyman new"),
         (("exam", "no/such/run", "maze"), "Fix:"),
@@ -48,6 +49,7 @@ def test_mistakes_are_shown_with_their_fix(
     code, _, err = run(capsys, *words)
     assert code == 2 and "Traceback" not in err
     assert says in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

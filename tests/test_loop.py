@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -14,8 +16,9 @@ from safetensors.torch import load_file
 from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn
 from journeyman.errors import JourneymanError, RunError
 from journeyman.learn.credit import CreditConfig
+from journeyman.model.load import find
 from journeyman.recipes import demo
-from journeyman.run import read_lines
+from journeyman.run import RunFolder, read_lines
 from journeyman.stages import Record
 
 CONFIG = LearnConfig(
@@ -24,7 +27,7 @@ CONFIG = LearnConfig(
     steps=6,
     tasks=4,
     repeats=4,
-    school=SchoolConfig(demonstrations=(40,), updates=30),
+    school=SchoolConfig(demonstrations=40, updates=30),
     exam=ExamConfig(tasks=10, splits=("test",)),
     exam_every=3,
     checkpoint_every=2,
@@ -146,11 +149,36 @@ def test_practice_makes_better(tmp_path: Path, rule: str) -> None:
 
 
 def test_a_run_that_never_began_may_be_given_another_configuration(tmp_path: Path) -> None:
-    with pytest.raises(JourneymanError, match="no folder"):
-        finish(replace(CONFIG, model="./not-there"), tmp_path / "run")
+    RunFolder.open(tmp_path / "run", asdict(replace(CONFIG, steps=9, seed=2))).close()  # and killed right then
     stop_after(learn(CONFIG, tmp_path / "run"), 1)
     with pytest.raises(RunError, match="holds another run"):
         finish(replace(CONFIG, seed=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"jobs": ("maize",)},
+        {"jobs": ("maze,size=3", "not_there.py:Mine")},
+        {"model": "./not-there"},
+        {"model": "aprentice/"},
+        {"model": "tiny,widht=32"},
+        {"exam": ExamConfig(splits=("tset",))},
+    ],
+    ids=str,
+)
+def test_what_is_misspelt_leaves_no_folder(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(JourneymanError):
+        finish(replace(CONFIG, **wrong), tmp_path / "runs" / "mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_without_the_model_it_began_with(tmp_path: Path) -> None:
+    shutil.copytree(find("apprentice"), tmp_path / "first")
+    config = replace(CONFIG, model=str(tmp_path / "first"), steps=1)
+    finish(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "first")
+    assert [r["step"] for r in finish(replace(config, steps=2), tmp_path / "run") if r["kind"] == "learn"] == [2]
 
 
 def test_with_a_lag_episodes_are_one_update_older_and_a_run_still_repeats(tmp_path: Path) -> None:

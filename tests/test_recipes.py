@@ -36,7 +36,7 @@ def test_the_apprentice_succeeds_at_times_and_fails_more_often(job: str) -> None
 
 def test_a_careless_colleague_is_seldom_right() -> None:
     job = CarelessHops(2, 2)
-    shown = demonstrations([job], [400], 0, Renderer(load("apprentice").tokenizer))
+    shown = demonstrations([job], 400, 0, Renderer(load("apprentice").tokenizer))
     right = sum(t.outcome.success for t in shown) / len(shown)
     by_luck = 1 / 8  # a random relation is the right one
     assert right == pytest.approx((1 - CARELESSNESS * (1 - by_luck)) ** 2, abs=0.08)

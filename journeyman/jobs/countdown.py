@@ -1,7 +1,9 @@
 """Reach a target with the given numbers, each used exactly once.
 
-user       3 7 12 make 48
-assistant  (7-3)*12
+Reward 1 for an expression that does, 0 for everything else.
+
+    user       3 7 12 make 48
+    assistant  (7-3)*12
 """
 
 from __future__ import annotations

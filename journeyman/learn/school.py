@@ -23,13 +23,8 @@ FROM_SCRATCH = 300
 class SchoolConfig:
     """How long a model is taught before it learns by trial and error."""
 
-    jobs: tuple[str, ...] = ()
-    """Jobs whose experts demonstrate; none named: those that are learned. Easier ones leave more to be found."""
-    demonstrations: tuple[int, ...] = (200,)
-    """Episodes shown by each job's expert, from the split `train`: one number for all jobs, or one for each."""
-    until: float = 1.0
-    """End early once every job is solved at this rate, looked at every 20 updates on training tasks: the rest is
-    left to trial and error."""
+    demonstrations: int = 200
+    """Episodes shown by each job's expert, from the split `train`."""
     updates: int | None = None
     """Optimizer steps; when not given, 300 for a model from scratch and none for any other."""
     batch: int = 32
@@ -38,7 +33,7 @@ class SchoolConfig:
     """Its learning rate falls linearly to 0; when not given, it is six times that of trial and error."""
 
     def __post_init__(self) -> None:
-        if not self.demonstrations or min(self.demonstrations) < 0 or (self.updates or 0) < 0:
+        if self.demonstrations < 0 or (self.updates or 0) < 0:
             raise UsageError(
                 f"school: demonstrations and updates must be at least 0, got {self.demonstrations} and {self.updates}"
             )
@@ -87,23 +82,14 @@ def demonstrate(job: Job, task: Task, renderer: Renderer) -> Trajectory:
     return _taught(f"demonstration-{task.id}", task, tokens, mask, tuple(turns), Outcome(reward, ending))
 
 
-def demonstrations(jobs: Sequence[Job], counts: Sequence[int], seed: int, renderer: Renderer) -> list[Trajectory]:
-    """Demonstrations of each job, on tasks drawn from its split `train` without replacement.
-
-    Args:
-        counts: how many: one number for all jobs, or one for each.
+def demonstrations(jobs: Sequence[Job], count: int, seed: int, renderer: Renderer) -> list[Trajectory]:
+    """`count` demonstrations of each job (or as many as it has tasks), on tasks drawn from its split `train`.
 
     Raises:
-        UsageError: there are neither one nor as many numbers as jobs.
         JobError: a job has no expert.
     """
-    if len(counts) not in (1, len(jobs)):
-        raise UsageError(
-            f"school: {len(counts)} numbers of demonstrations for {len(jobs)} jobs",
-            fix="give one number, or one per job",
-        )
     shown: list[Trajectory] = []
-    for job, count in zip(jobs, counts if len(counts) > 1 else [counts[0]] * len(jobs), strict=True):
+    for job in jobs:
         size = job.splits["train"]
         rng = np.random.default_rng((seed, 77))
         chosen = rng.choice(size, min(count, size), replace=False)

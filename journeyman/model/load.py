@@ -78,23 +78,37 @@ def load(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> Loaded
         CheckpointError: nothing there, no checkpoint, a damaged one, or the Hub cannot be reached.
         UnknownName: neither a folder, nor a known name, nor a possible name on the Hub.
     """
+    name, path = str(name_or_path), find(name_or_path)
+    if path.is_dir():
+        return _load_folder(path, dtype, name)
+    return LoadedModel(*read_gguf(path, dtype), None, name)
+
+
+def find(name_or_path: str | Path) -> Path:
+    """A model's folder or GGUF file, with nothing read of it yet; the Hub's are downloaded.
+
+    Raises:
+        CheckpointError: nothing there, no checkpoint, or the Hub cannot be reached.
+        UnknownName: neither a folder, nor a known name, nor a possible name on the Hub.
+    """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     aside = _aside(path)
     if not path.exists() and aside.is_dir():
         path = aside  # a save was killed between its two renames
     if path.is_dir():
-        return _load_folder(path, dtype, name)
+        _check_folder(path)
+        return path
     if path.is_file() and path.suffix == ".gguf":
-        return LoadedModel(*read_gguf(path, dtype), None, name)
+        return path
     if path.is_file():
         raise CheckpointError(f"{path} is a file, not a checkpoint", fix="give the folder of config.json")
     if name == APPRENTICE:
-        return _load_folder(Path(__file__).parent / "apprentice", dtype, name)
+        return Path(__file__).parent / "apprentice"
     if name == SMOLLM2:
-        return LoadedModel(*read_gguf(smollm2_file(), dtype), None, name)
+        return smollm2_file()
     if path.is_absolute() or name.startswith((".", "~")) or name.endswith(os.sep):
         raise CheckpointError(f"there is no folder {path}", fix="check the path")
-    return _load_folder(_from_hub(name), dtype, name)
+    return _from_hub(name)
 
 
 def _load_folder(folder: Path, dtype: torch.dtype, source: str) -> LoadedModel:
@@ -116,7 +130,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, source: str) -> LoadedModel:
     return LoadedModel(model, tokenizer, value, source)
 
 
-def _read_config(folder: Path) -> PretrainedConfig:
+def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").exists():
         hint = "give a folder with config.json, model.safetensors and a tokenizer"
         for inner in ("model", "reference"):
@@ -125,6 +139,10 @@ def _read_config(folder: Path) -> PretrainedConfig:
         if (folder / "adapter_config.json").exists():
             hint = "it holds an adapter: merge it into its base model first (peft's merge_and_unload)"
         raise CheckpointError(f"{folder} is no checkpoint", reason="it has no config.json", fix=hint)
+
+
+def _read_config(folder: Path) -> PretrainedConfig:
+    _check_folder(folder)
     try:
         config = cast(PretrainedConfig, AutoConfig.from_pretrained(folder, local_files_only=True))
     except Exception as error:  # each model's configuration validates itself in its own way

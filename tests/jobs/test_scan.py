@@ -7,9 +7,7 @@ from collections import Counter
 import pytest
 
 from journeyman.errors import UnknownName, UsageError
-from journeyman.jobs import resolve
 from journeyman.jobs.scan import SIZES, TRAIN_ACTIONS, Scan, commands, interpret
-from journeyman.jobs.validate import validate
 
 PUBLISHED = {
     "simple": (16_728, 4_182),
@@ -88,14 +86,6 @@ def test_only_the_exact_actions_earn() -> None:
 
     assert earns(gold) == earns(f"  {gold.replace(' ', '  ')}\n") == 1
     assert earns("") == earns(gold.lower()) == earns(f"{gold} I_WALK") == earns(gold.rpartition(" ")[0]) == 0
-
-
-@pytest.mark.parametrize("split", PUBLISHED)
-def test_keeps_the_contract(split: str) -> None:
-    job = resolve(f"scan,split={split}")
-    assert resolve(job.name).name == job.name
-    found = validate(job)
-    assert found.passed, found
 
 
 def test_mistakes() -> None:

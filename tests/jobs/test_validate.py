@@ -14,6 +14,8 @@ from journeyman.jobs.base import Env, Job
 from journeyman.jobs.validate import MOST, validate
 from journeyman.types import Message, StepResult, Task
 
+OTHER_SCANS = [f"scan,split={split}" for split in ("length", "addprim_jump", "addprim_turn_left")]
+
 
 class Say(Env):
     """One word to be said, in one turn or after some."""
@@ -235,8 +237,33 @@ def test_mistakes() -> None:
         validate(Sound(), per_split=0)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "countdown",
+        "countdown,numbers=2",
+        "countdown,numbers=6,largest_target=50",
+        "hops",
+        "hops,max_hops=1",
+        "hops,min_hops=2,max_hops=8",
+        "maze",
+        "maze,size=4,seed=1",
+        "maze,size=10,max_turns=100",
+        "scan",
+        *OTHER_SCANS,
+    ],
+)
+def test_jobs_that_come_with_us_keep_the_contract_and_their_names(spec: str) -> None:
+    job = resolve(spec)
+    assert job.name == spec
+    found = validate(job, per_split=100)
+    assert found.passed, found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*builtin(), "hops,min_hops=2", "maze,size=4", "reasoning_gym:chain_sum"])
+@pytest.mark.parametrize(
+    "name", [*builtin(), "hops,min_hops=2", "maze,size=4", "reasoning_gym:chain_sum", *OTHER_SCANS]
+)
 def test_every_job_that_comes_with_us_holds_its_contract_on_a_thousand_tasks_of_each_split(name: str) -> None:
     checked = validate(resolve(name), 1000)
     assert checked.passed, [split.problems for split in checked.splits]

@@ -54,6 +54,39 @@ def test_an_answer_an_error_and_no_answer(where: Callable[[Callable[[], Any]], A
         where(lambda: call_within(0.05, forever))
 
 
+def catching_all(once: Callable[[], Any]) -> Callable[[], None]:
+    def stubborn() -> None:
+        while True:
+            try:
+                once()
+            except:  # noqa: E722
+                continue
+
+    return stubborn
+
+
+@pytest.mark.parametrize("once", [lambda: sum(range(1000)), lambda: time.sleep(1)], ids=["busy", "asleep"])
+def test_code_that_catches_everything_ends_all_the_same(once: Callable[[], Any]) -> None:
+    with pytest.raises(TimeLimitExceeded):
+        call_within(0.05, catching_all(once))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_tidying_up_is_not_interrupted() -> None:
+    done: list[bool] = []
+
+    def tidy() -> None:
+        try:
+            forever()
+        finally:
+            time.sleep(0.05)
+            done.append(True)
+
+    with pytest.raises(TimeLimitExceeded):
+        call_within(0.05, tidy)
+    assert done
+
+
 def test_the_alarm_of_whoever_called_is_given_back() -> None:
     rung: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
