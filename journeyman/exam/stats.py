@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
 
 Floats = Sequence[float] | npt.NDArray[np.floating]
 
@@ -48,7 +48,7 @@ def mean_interval(values: Floats, clusters: Sequence[Hashable] | None = None, le
         return Interval(mean, float("nan"), float("nan"), count)
     sums = np.bincount([number[label] for label in labels], x - mean, count)
     error = float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(x))
-    reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    reach = float(stdtrit(count - 1, 0.5 + level / 2)) * error
     if error == 0.0 and binary:
         return _wilson(mean, count, level)
     inside = bool(((x >= 0) & (x <= 1)).all())
@@ -57,7 +57,7 @@ def mean_interval(values: Floats, clusters: Sequence[Hashable] | None = None, le
 
 
 def _wilson(share: float, n: int, level: float) -> Interval:
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
     return Interval(share, max(centre - reach, 0.0), min(centre + reach, 1.0), n)
@@ -75,7 +75,7 @@ def paired_difference(
         return Interval(mean, float("nan"), float("nan"), count)
     sums = np.bincount([number[label] for label in labels], difference - mean, count)
     error = float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(difference))
-    reach = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
+    reach = float(stdtrit(count - 1, 0.5 + level / 2)) * error
     return Interval(mean, mean - reach, mean + reach, count)
 
 
@@ -85,8 +85,9 @@ def auc(scores: Floats, labels: Sequence[bool] | npt.NDArray[np.bool_]) -> float
     wins, losses = int(success.sum()), int((~success).sum())
     if not wins or not losses:
         return None
-    ranks = stats.rankdata(score)
-    return float((ranks[success].sum() - wins * (wins + 1) / 2) / (wins * losses))
+    ordered = np.sort(score[~success])
+    below = np.searchsorted(ordered, score[success], "left") + np.searchsorted(ordered, score[success], "right")
+    return float(below.sum() / 2 / (wins * losses))
 
 
 def brier(predictions: Floats, labels: Floats) -> float:
