@@ -35,7 +35,7 @@ def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
     Raises:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
-    may_change = frozenset({"steps", "threads"})
+    may_change = frozenset({"steps", "threads", "rollout.workers"})
     with (
         RunFolder.open(folder, asdict(config), may_change=may_change) as run,
         run.store() as store,

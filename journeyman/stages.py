@@ -29,7 +29,8 @@ from journeyman.model.decoder import Decoder
 from journeyman.model.load import load, save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh, is_tiny
-from journeyman.rollout.runner import attempts, rollout
+from journeyman.rollout.environments import Environments
+from journeyman.rollout.runner import attempts, environments_for, rollout
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
 
@@ -46,6 +47,7 @@ class Learning:
     jobs: Mapping[str, Job]
     learner: Learner
     engine: Engine
+    environments: Environments
     tokenizer: Any
     renderer: Renderer
     progress: Progress
@@ -65,6 +67,7 @@ class Learning:
         self.closing.set()
         if self.background is not None:
             self.background.shutdown()
+        self.environments.close()
 
 
 def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
@@ -95,6 +98,7 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
         jobs=jobs,
         learner=learner,
         engine=native_engine(learner, slots=config.slots, context=config.context),
+        environments=environments_for(config.rollout),
         tokenizer=loaded.tokenizer,
         renderer=Renderer(loaded.tokenizer),
         progress=progress,
@@ -137,7 +141,8 @@ def least_success(s: Learning, update: int) -> float:
     """The success rate at the job that is solved least, on 64 training tasks of each; these episodes count."""
     tasks = [task for number, job in enumerate(s.jobs.values()) for task in drawn(s, job, 64, (update, 2, number))]
     orders = attempts(tasks, repeats=1, prefix=f"school{update:06d}", seed=s.config.seed)
-    played = sorted(rollout(s.engine, s.renderer, s.jobs, orders, s.config.rollout), key=lambda t: t.id)
+    played = rollout(s.engine, s.renderer, s.jobs, orders, s.config.rollout, s.environments)
+    played = sorted(played, key=lambda t: t.id)
     s.store.add(played)
     s.progress.trajectories += len(played)
     s.progress.tokens += sum(len(t) for t in played)
@@ -164,7 +169,7 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
     """This step's episodes, each as it ends."""
     config = s.config
     orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
-    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout):
+    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments):
         if s.closing.is_set():
             return
         yield trajectory
@@ -253,7 +258,14 @@ def take_exam(s: Learning, config: ExamConfig) -> Iterator[Record]:
     """Examine every job; results go to `exams.jsonl`, the episodes to the store."""
     settle(s)
     results, episodes = examine(
-        s.engine, s.renderer, s.learner.score, s.jobs, config, step=s.progress.step, rollouts=s.config.rollout
+        s.engine,
+        s.renderer,
+        s.learner.score,
+        s.jobs,
+        config,
+        step=s.progress.step,
+        rollouts=s.config.rollout,
+        environments=s.environments,
     )
     s.store.add(episodes)
     for result in results:
