@@ -39,6 +39,8 @@ PATIENCE = 300.0
 """Seconds for a process to start, and for a job to arrive there: both may import a lot."""
 GRACE = 1.0
 """Seconds in which a process may end by itself before it is killed."""
+NOBODY = 0
+"""In the place of a key: what broke is no environment's, but a mistake of ours."""
 
 _STARTING = Lock()
 """Held to start a process and to take in its end: `multiprocessing` does neither for several threads at once."""
@@ -112,9 +114,9 @@ class Pool(Environments):
         assert self._due or not wait, "nothing was asked"
         while not self._said.empty() or (wait and not answers):
             key, answer = self._said.get()
-            if key not in self._due:  # forgotten meanwhile
+            if key not in self._due and key != NOBODY:  # forgotten meanwhile
                 continue
-            self._due.remove(key)
+            self._due.discard(key)
             if isinstance(answer, Exception):
                 raise answer
             answers.append(answer)
@@ -194,8 +196,12 @@ class _Worker:
 
     def _run(self) -> None:
         while not self._stopping and (order := self._orders.get()) is not None:
-            with suppress(_Stopped):
+            try:
                 order()
+            except _Stopped:
+                break
+            except Exception as error:
+                self._answers.put((NOBODY, error))
         self._end(grace=GRACE)
 
     def _open(self, key: int, life: _Life) -> None:
@@ -226,7 +232,7 @@ class _Worker:
             answer = Answer(key, error=str(error))
         except _Stopped:
             raise
-        except Exception as error:  # for the caller: a job that does not get here, or a mistake of ours
+        except Exception as error:  # for the caller: the job does not get there, say
             answer = error
         self._answers.put((key, answer))
 
@@ -295,7 +301,10 @@ class _Worker:
             ) from error
 
     def _alive(self) -> bool:
-        return self._process is not None and not wait([self._process.sentinel], 0)
+        """Whether there is a process; of one that is idle, the pipe has nothing to say but that it ended."""
+        return (
+            self._process is not None and self._pipe is not None and not wait([self._pipe, self._process.sentinel], 0)
+        )
 
     def _ask(self, method: str, *given: object, seconds: float | None = None) -> Any:
         """Tell the process to do something.
