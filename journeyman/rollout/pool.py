@@ -1,9 +1,10 @@
 """Environments in a pool of processes, for those that are slow: while they think, the engine goes on.
 
-An environment lives in one process from its opening to its end. A process that does not answer in time, or dies, takes
-all its environments with it: the episode it was busy with fails, the others are rebuilt in the next process, by the
-replies they have had, when it is their turn again. That works because environments follow from their task and the
-replies; one that answers otherwise the second time fails its episode.
+An environment lives in one process from its opening to its end, and waits there for its turn: one that hangs holds up
+the others of its process, for as long as the time limit. A process that does not answer in time, or dies, takes all its
+environments with it: the episode it was busy with fails, the others are rebuilt in the next process, by the replies
+they have had, when it is their turn again. That works because environments follow from their task and the replies; one
+that answers otherwise the second time fails its episode.
 
 Processes are forked from a server that has imported Journeyman once and runs no threads of ours: the first takes as
 long as that import, each further one, and each that takes the place of another, some ten milliseconds.
@@ -219,15 +220,15 @@ class _Worker:
                 self._ask("forget", key)
 
     def _answer(
-        self, key: int, work: Callable[[], StepResult | None], late: Callable[[TimeLimitExceeded], str]
+        self, key: int, work: Callable[[], StepResult | None], words: Callable[[TimeLimitExceeded], str]
     ) -> None:
-        """Do it, and answer with what came of it; `late` says in words that it took too long."""
+        """Do it, and answer with what came of it; `words` says that it took too long."""
         if key in self._forgotten:
             return
         try:
             answer: Answer | Exception = Answer(key, work())
         except TimeLimitExceeded as error:
-            answer = Answer(key, error=late(error))
+            answer = Answer(key, error=words(error))
         except (_Refused, _Died) as error:
             answer = Answer(key, error=str(error))
         except _Stopped:
