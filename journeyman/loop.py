@@ -36,7 +36,7 @@ def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
     jobs = stages.check(config, folder)
-    may_change = frozenset({"steps", "threads"})
+    may_change = frozenset({"steps", "threads", "rollout.workers"})
     with (
         RunFolder.open(folder, asdict(config), may_change=may_change) as run,
         run.store() as store,

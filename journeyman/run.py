@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
@@ -63,7 +63,7 @@ class RunFolder:
         """Make the folder, or enter one that the same configuration made.
 
         Args:
-            may_change: top-level settings that a continued run may have different (how long to go on).
+            may_change: settings that a continued run may have different (how long to go on); a dot leads into a part.
 
         Raises:
             RunError: another process works on it, it belongs to another configuration, or it cannot be written.
@@ -102,13 +102,13 @@ class RunFolder:
         file = self.path / "config.json"
         wanted = json.loads(json.dumps(config))
         if file.exists():
-            kept = read_config(self.path)
-            differing = [k for k in wanted if k not in may_change and kept.get(k) != wanted[k]]
+            kept, asked = (_without(may_change, settings) for settings in (read_config(self.path), wanted))
+            differing = [k for k in asked if kept.get(k) != asked[k]]
             if differing and not self._untouched():
                 first = differing[0]
                 raise RunError(
                     f"{self.path} holds another run: its {', '.join(differing)} differ",
-                    reason=f"{first} was {kept.get(first)!r} and is now {wanted[first]!r}",
+                    reason=f"{first} was {kept.get(first)!r} and is now {asked[first]!r}",
                     fix="give the command that made it to continue it, or choose another folder with --run",
                 )
         write_atomically(file, json.dumps(wanted, indent=2) + "\n")
@@ -248,6 +248,15 @@ def write_atomically(file: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(draft, file)
+
+
+def _without(names: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings but those named; `rollout.workers` is `workers` in the part `rollout`."""
+    kept = {key: value for key, value in settings.items() if key not in names}
+    for part, _, name in (name.partition(".") for name in names if "." in name):
+        if isinstance(kept.get(part), dict):
+            kept[part] = {key: value for key, value in kept[part].items() if key != name}
+    return kept
 
 
 def _before(record: Mapping[str, Any], progress: Progress) -> bool:

@@ -30,7 +30,8 @@ from journeyman.model.decoder import Decoder
 from journeyman.model.load import find, load, save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
-from journeyman.rollout.runner import attempts, rollout
+from journeyman.rollout.environments import Environments
+from journeyman.rollout.runner import attempts, environments_for, rollout
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
 
@@ -47,6 +48,7 @@ class Learning:
     jobs: Mapping[str, Job]
     learner: Learner
     engine: Engine
+    environments: Environments
     tokenizer: Any
     renderer: Renderer
     progress: Progress
@@ -66,6 +68,7 @@ class Learning:
         self.closing.set()
         if self.background is not None:
             self.background.shutdown()
+        self.environments.close()
 
 
 def check(config: LearnConfig, folder: Path) -> dict[str, Job]:
@@ -109,6 +112,7 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
         jobs=jobs,
         learner=learner,
         engine=native_engine(learner, slots=config.slots, context=config.context),
+        environments=environments_for(config.rollout),
         tokenizer=loaded.tokenizer,
         renderer=Renderer(loaded.tokenizer),
         progress=progress,
@@ -160,7 +164,7 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
     """This step's episodes, each as it ends."""
     config = s.config
     orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
-    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout):
+    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments):
         if s.closing.is_set():
             return
         yield trajectory
@@ -244,7 +248,14 @@ def take_exam(s: Learning, config: ExamConfig) -> Iterator[Record]:
     """Examine every job; results go to `exams.jsonl`, the episodes to the store."""
     settle(s)
     results, episodes = examine(
-        s.engine, s.renderer, s.learner.score, s.jobs, config, step=s.progress.step, rollouts=s.config.rollout
+        s.engine,
+        s.renderer,
+        s.learner.score,
+        s.jobs,
+        config,
+        step=s.progress.step,
+        rollouts=s.config.rollout,
+        environments=s.environments,
     )
     s.store.add(episodes)
     for result in results:

@@ -18,6 +18,7 @@ from journeyman.errors import JourneymanError, RunError
 from journeyman.learn.credit import CreditConfig
 from journeyman.model.load import find
 from journeyman.recipes import demo
+from journeyman.rollout.runner import RolloutConfig
 from journeyman.run import RunFolder, read_lines
 from journeyman.stages import Record
 
@@ -91,6 +92,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Pat
 
     assert told(folder / "metrics.jsonl") == told(whole / "metrics.jsonl")
     assert told(folder / "exams.jsonl") == told(whole / "exams.jsonl")
+
+
+def test_with_workers_the_same_episodes_are_played_and_a_run_may_go_on_without(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for record in (learning := learn(replace(CONFIG, rollout=RolloutConfig(workers=2)), folder)):
+        if record["kind"] == "learn" and record["step"] == 2:
+            break
+    learning.close()  # type: ignore[attr-defined]
+    with Store(whole / "experience.sqlite") as one, Store(folder / "experience.sqlite") as other:
+        # up to the policy's first update: what is learned from episodes in another order may differ in rounding
+        alone, there = ({t.id: t.tokens.tolist() for t in s.episodes(min_step=0, max_step=1)} for s in (one, other))
+    assert there == alone and len(there) == 32
+    finish(CONFIG, folder)
+    with pytest.raises(RunError, match="its rollout differ"):
+        next(learn(replace(CONFIG, rollout=RolloutConfig(workers=2, top_p=0.5)), folder))
 
 
 def test_a_damaged_last_checkpoint_is_passed_over(whole: Path, tmp_path: Path) -> None:

@@ -95,4 +95,4 @@ class Engine(ABC):
     @property
     @abstractmethod
     def busy(self) -> bool:
-        """Whether any sequence waits for a reply."""
+        """Whether `step` has anything to do: a sequence waits for a reply, and not for the place of an idle one."""

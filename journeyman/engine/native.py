@@ -163,7 +163,7 @@ class NativeEngine(Engine):
 
     @property
     def busy(self) -> bool:
-        return bool(self.line) or bool(self.active.any())
+        return bool(self.active.any())
 
     @torch.inference_mode()
     def step(self) -> list[Reply]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from journeyman.engine.base import Engine
@@ -13,6 +13,7 @@ from journeyman.exam.calibration import ValueReport, early_knowledge
 from journeyman.exam.stats import mean_interval
 from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
+from journeyman.rollout.environments import Environments
 from journeyman.rollout.runner import RolloutConfig, attempts, rollout
 from journeyman.types import Trajectory
 
@@ -66,17 +67,18 @@ def examine(
     *,
     step: int,
     rollouts: RolloutConfig | None = None,
+    environments: Environments | None = None,
 ) -> tuple[list[ExamResult], list[Trajectory]]:
     """Examine every job on every split asked for. The same tasks each time, so that results pair.
 
     Args:
         score: writes the value function's estimates along the episodes.
+        environments: where environments run, as :func:`rollout` has it.
 
     Returns:
         A result per job and split, and all episodes, scored by the value function.
     """
-    base = rollouts or RolloutConfig()
-    config_played = RolloutConfig(config.temperature, 1.0, base.max_turns, base.max_reply_tokens, base.seconds_per_step)
+    config_played = replace(rollouts or RolloutConfig(), temperature=config.temperature, top_p=1.0)
     results: list[ExamResult] = []
     episodes: list[Trajectory] = []
     for name, job in jobs.items():
@@ -88,8 +90,8 @@ def examine(
                 prefix=f"exam-{step:06d}-{name}-{split}",
                 seed=0,
             )
-            played = sorted(rollout(engine, renderer, jobs, orders, config_played), key=lambda t: t.id)
-            played = score(played)
+            played = rollout(engine, renderer, jobs, orders, config_played, environments)
+            played = score(sorted(played, key=lambda t: t.id))
             episodes += played
             results.append(_result(step, name, split, played, time.monotonic() - started))
     return results, episodes

@@ -15,7 +15,11 @@ from journeyman.types import StepResult, Task
 
 
 class Env(ABC):
-    """One attempt at one task. Single-use: made by :meth:`Job.env`, stepped until it ends, dropped."""
+    """One attempt at one task. Single-use: made by :meth:`Job.env`, stepped until it ends, dropped.
+
+    It follows from the task and the replies alone: the same replies get the same answers. Where environments run in
+    processes of their own, one whose process is lost is rebuilt by playing its replies again.
+    """
 
     @abstractmethod
     def step(self, reply: str) -> StepResult:

@@ -8,6 +8,7 @@ import sys
 import traceback
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -15,8 +16,18 @@ from typing import Any, cast
 from journeyman.errors import JobError, UnknownName, UsageError
 from journeyman.jobs.base import Job
 
-_LOADED: dict[str, tuple[bytes, ModuleType]] = {}
-"""Files by their module's name: what stood in them, and what came of it."""
+
+@dataclass(frozen=True)
+class UserFile:
+    """A file as it was when it was run, under the name of its module."""
+
+    path: Path
+    module: str
+    source: bytes
+
+
+_LOADED: dict[str, tuple[UserFile, ModuleType]] = {}
+"""Files by their module's name, and what came of each."""
 
 
 def load_class(file: str, name: str) -> Callable[..., Job]:
@@ -76,6 +87,26 @@ def named(job: Job, specification: str) -> Job:
     return job
 
 
+def file_of(job: Job) -> UserFile | None:
+    """The file that the job's class comes from; None where any process can import it."""
+    module = type(job).__module__
+    if module not in _LOADED:
+        return None
+    file = _LOADED[module][0]
+    return replace(file, path=file.path.resolve())
+
+
+def keep(file: UserFile) -> ModuleType:
+    """The module of a file, run where it has not been: then jobs of its classes can be unpickled.
+
+    Raises:
+        UsageError: it does not run.
+    """
+    if file.module not in _LOADED or _LOADED[file.module][0].source != file.source:
+        _LOADED[file.module] = file, _run(file.path, file.module, file.source)
+    return _LOADED[file.module][1]
+
+
 def _module(path: Path) -> ModuleType:
     """The file as a module under a name of its own, so that its classes can be pickled.
 
@@ -87,9 +118,7 @@ def _module(path: Path) -> ModuleType:
     except OSError as error:
         raise UsageError(f"cannot read {path}", reason=str(error)) from error
     name = f"journeyman_user_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
-    if name not in _LOADED or _LOADED[name][0] != source:
-        _LOADED[name] = source, _run(path, name, source)
-    return _LOADED[name][1]
+    return keep(UserFile(path, name, source))
 
 
 def _run(path: Path, name: str, source: bytes) -> ModuleType:

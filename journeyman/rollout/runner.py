@@ -1,27 +1,26 @@
 """Plays many episodes at once against one engine.
 
-Contract of the loop in :func:`rollout`: it consumes the engine's finished replies, steps the environment of
-each, and submits the next turn at once, so that the engine's batch stays full; it waits for nothing but the
-engine's step; it yields every trajectory as soon as its episode ends. A failing environment ends its own
-episode as `failed` and disturbs no other.
+Contract of the loop in :func:`rollout`: it consumes the engine's finished replies and the environments' answers, hands
+each to the other side at once, so that the engine's batch stays full, and waits for nothing but the engine's step; for
+an answer only while the engine has nothing to do. It yields every trajectory as soon as its episode ends. A failing
+environment ends its own episode as `failed` and disturbs no other.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from journeyman.engine.base import Engine, Reply, Sampling
 from journeyman.errors import UsageError
-from journeyman.jobs.base import Env, Job
+from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
-from journeyman.rollout.guard import FAILURES, TimeLimitExceeded, call_within
-from journeyman.types import Ending, Outcome, StepResult, Task, Trajectory, Turn
+from journeyman.rollout.environments import Answer, Environments, Inline
+from journeyman.rollout.pool import Pool
+from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,15 @@ class RolloutConfig:
     """Overrides the job's limit of tokens in one reply."""
     seconds_per_step: float = 10.0
     """An environment or grader that takes longer than this for one reply fails its episode."""
+    workers: int = 0
+    """Processes that environments run in, beside the engine; 0: in this one. Worth it where a step takes longer than
+    about a millisecond."""
 
     def __post_init__(self) -> None:
         if self.seconds_per_step <= 0:
             raise UsageError(f"seconds_per_step must be above 0, got {self.seconds_per_step}")
+        if self.workers < 0:
+            raise UsageError(f"workers must be at least 0, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,11 @@ class _Episode:
     attempt: Attempt
     sampling: Sampling
     max_turns: int
-    env: Env | None = None
+    sequence: int | None = None
+    """The engine's; None until the environment has opened."""
+    reply: Reply | None = None
+    """The one that the environment is asked about."""
+    text: str = ""
     tokens: list[int] = field(default_factory=list[int])
     mask: list[bool] = field(default_factory=list[bool])
     logprobs: list[float] = field(default_factory=list[float])
@@ -73,12 +81,23 @@ class _Episode:
         self.mask.extend([False] * len(tokens))
         self.logprobs.extend([0.0] * len(tokens))
 
-    def sampled(self, reply: Reply) -> int:
-        start = len(self.tokens)
+    def sampled(self, reply: Reply, text: str) -> None:
+        self.reply, self.text = reply, text
         self.tokens.extend(reply.tokens)
         self.mask.extend([True] * len(reply.tokens))
         self.logprobs.extend(reply.logprobs)
-        return start
+
+    def answered(self, observation: str, reward: float) -> None:
+        assert self.reply is not None
+        end = len(self.tokens)
+        self.turns.append(Turn(end - len(self.reply.tokens), end, self.text, observation, reward))
+
+
+def environments_for(config: RolloutConfig) -> Environments:
+    """A place for environments, as the configuration asks; to be closed by whoever asked."""
+    if config.workers:
+        return Pool(config.workers, config.seconds_per_step)
+    return Inline(config.seconds_per_step)
 
 
 def rollout(
@@ -87,42 +106,58 @@ def rollout(
     jobs: Mapping[str, Job],
     attempts: Sequence[Attempt],
     config: RolloutConfig | None = None,
+    environments: Environments | None = None,
 ) -> Iterator[Trajectory]:
     """Play the attempts; yield each trajectory when its episode ends (not in the order asked).
 
     Args:
         jobs: by the name that `Task.job` holds.
+        environments: where environments run, for those who play often; when not given, a place made for this call.
+
+    Raises:
+        UsageError: environments are to run in other processes, and a job cannot get there.
     """
     config = config or RolloutConfig()
+    home = environments or environments_for(config)
     episodes: dict[int, _Episode] = {}
+    """By the key of their environment."""
+    keys: dict[int, int] = {}
+    """Keys of the environments by the engine's sequence."""
     try:
         for attempt in attempts:
-            failed = _open(engine, renderer, jobs, attempt, config, episodes)
-            if failed is not None:
-                yield failed
+            job = jobs[attempt.task.job]
+            episode = _episode(renderer, job, attempt, config)
+            if len(episode.tokens) >= engine.context:
+                error = f"the prompt has {len(episode.tokens)} tokens and the context holds {engine.context}"
+                failed = Outcome(0.0, Ending.FAILED, error, "engine")
+                yield _trajectory(episode, failed, engine.version, config.temperature)
+            else:
+                episodes[home.open(job, attempt.task)] = episode
         while episodes:
-            for reply in engine.step():
-                episode = episodes[reply.sequence]
-                outcome = _advance(engine, renderer, episode, reply, config)
-                if outcome is not None:
-                    engine.close(reply.sequence)
-                    del episodes[reply.sequence]
+            for answer in home.answers(wait=not engine.busy):
+                episode = episodes[answer.key]
+                outcome = _advance(engine, renderer, episode, answer)
+                if outcome is None:
+                    assert episode.sequence is not None
+                    keys[episode.sequence] = answer.key
+                else:
+                    del episodes[answer.key]
+                    _leave(engine, home, answer.key, episode)
                     yield _trajectory(episode, outcome, engine.version, config.temperature)
+            for reply in engine.step():
+                key = keys[reply.sequence]
+                text = renderer.text(reply.tokens)
+                episodes[key].sampled(reply, text)
+                home.step(key, text)
     finally:
-        for sequence in episodes:  # the caller stopped listening
-            engine.close(sequence)
+        for key, episode in episodes.items():  # the caller stopped listening
+            _leave(engine, home, key, episode)
+        if environments is None:
+            home.close()
 
 
-def _open(
-    engine: Engine,
-    renderer: Renderer,
-    jobs: Mapping[str, Job],
-    attempt: Attempt,
-    config: RolloutConfig,
-    episodes: dict[int, _Episode],
-) -> Trajectory | None:
-    """Start one episode; return its trajectory at once where it cannot start."""
-    job = jobs[attempt.task.job]
+def _episode(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConfig) -> _Episode:
+    """An episode that has read its prompt."""
     sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -130,41 +165,29 @@ def _open(
         stop=renderer.end_ids,
     )
     episode = _Episode(attempt, sampling, config.max_turns or job.max_turns)
-    prompt = renderer.open(attempt.task.messages)
-    episode.read(prompt)
-    failure = None
-    if len(prompt) >= engine.context:
-        error = f"the prompt has {len(prompt)} tokens and the context holds {engine.context}"
-        failure = Outcome(0.0, Ending.FAILED, error, "engine")
-    else:
-        try:
-            episode.env = call_within(config.seconds_per_step, lambda: job.env(attempt.task))
-        except FAILURES as error:
-            failure = Outcome(0.0, Ending.FAILED, f"{type(error).__name__}: {error}", "environment")
-    if failure is not None:
-        return _trajectory(episode, failure, engine.version, config.temperature)
-    sequence = engine.open(attempt.seed)
-    engine.submit(sequence, prompt, sampling)
-    episodes[sequence] = episode
-    return None
+    episode.read(renderer.open(attempt.task.messages))
+    return episode
 
 
-def _advance(
-    engine: Engine, renderer: Renderer, episode: _Episode, reply: Reply, config: RolloutConfig
-) -> Outcome | None:
-    """Take in one reply; answer it. Returns the outcome when that ended the episode."""
-    start = episode.sampled(reply)
-    text = renderer.text(reply.tokens)
-    env = episode.env
-    assert env is not None
-    try:
-        result = _checked(call_within(config.seconds_per_step, lambda: env.step(text)))
-    except FAILURES as error:
-        episode.turns.append(Turn(start, len(episode.tokens), text, "", 0.0))
-        late = isinstance(error, TimeLimitExceeded)
-        message = f"the grader gave {error}" if late else f"{type(error).__name__}: {error}"
-        return Outcome(0.0, Ending.FAILED, message, "grader")
-    episode.turns.append(Turn(start, len(episode.tokens), text, result.observation, result.reward))
+def _leave(engine: Engine, environments: Environments, key: int, episode: _Episode) -> None:
+    environments.forget(key)
+    if episode.sequence is not None:
+        engine.close(episode.sequence)
+
+
+def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answer) -> Outcome | None:
+    """Take in the environment's answer; ask the engine for a reply. Returns the outcome when that ended the episode."""
+    result, reply = answer.result, episode.reply
+    if reply is None:
+        if answer.error:
+            return Outcome(0.0, Ending.FAILED, answer.error, "environment")
+        episode.sequence = engine.open(episode.attempt.seed)
+        engine.submit(episode.sequence, list(episode.tokens), episode.sampling)
+        return None
+    if result is None:
+        episode.answered("", 0.0)
+        return Outcome(0.0, Ending.FAILED, answer.error, "grader")
+    episode.answered(result.observation, result.reward)
     earned = sum(turn.reward for turn in episode.turns)
     if result.terminated:
         return Outcome(earned, Ending.TERMINATED)
@@ -176,22 +199,6 @@ def _advance(
     episode.read(fresh)
     engine.submit(reply.sequence, fresh, episode.sampling)
     return None
-
-
-def _checked(result: StepResult) -> StepResult:
-    """The environment's answer, or an error that names what is wrong with it."""
-    reward: Any = result.reward  # a user's environment may return anything
-    if not isinstance(reward, int | float | np.number | np.bool_):
-        raise TypeError(f"a reward must be a number, got {reward!r}")
-    if not math.isfinite(result.reward):
-        raise ValueError(f"a reward must be finite, got {result.reward!r}")
-    return StepResult(
-        str(result.observation),
-        float(result.reward),
-        bool(result.terminated),
-        bool(result.truncated),
-        result.role,
-    )
 
 
 def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: float) -> Trajectory:
