@@ -27,6 +27,7 @@ from journeyman.learn.learner import Learner
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import load, save
+from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh, is_tiny
 from journeyman.rollout.runner import attempts, rollout
@@ -77,15 +78,22 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
     for checkpoint, restored, trainer in run.restore():
         progress = restored
         loaded = load(str(checkpoint))
-        learner = Learner(loaded.model, loaded.value if config.uses_value else None, config.updating)
+        reference = load(str(run.path / "reference")).model
+        weights, policy = reference.state_dict(), loaded.model
+        if config.lora is not None:  # the checkpoint has W + B A: W is the reference's
+            policy = reference
+            load_adapter(checkpoint / "adapter", policy, config.lora)
+        learner = Learner(policy, loaded.value if config.uses_value else None, config.updating)
         learner.load_state_dict(trainer["learner"])
         if learner.reference is not None:
-            learner.reference.load_state_dict(load(str(run.path / "reference")).model.state_dict())
+            learner.reference.load_state_dict(weights)
         break
     else:
         progress = Progress()
         torch.manual_seed(config.seed)
         loaded = fresh(config.model, list(jobs.values())) if is_tiny(config.model) else load(config.model)
+        if config.lora is not None:
+            config.lora.check(loaded.model)
         learner = new_learner(config, loaded.model)
     run.rewind(progress)
     s = Learning(
@@ -111,10 +119,11 @@ def begin(config: LearnConfig, run: RunFolder, store: Store) -> Learning:
 
 
 def go_to_school(s: Learning) -> Iterator[Record]:
-    """Imitate the jobs' experts; what the model knows then is the reference of later KLs."""
+    """Imitate the jobs' experts; what the model knows then is the reference of later KLs, and what adapters adapt."""
     config = s.config.school
     updates = s.config.school_updates
-    if any(config.demonstrations) and updates:
+    schooled = any(config.demonstrations) and updates > 0
+    if schooled:
         lessons = demonstrations(
             [resolve(name) for name in config.jobs or s.config.jobs],
             config.demonstrations,
@@ -127,9 +136,12 @@ def go_to_school(s: Learning) -> Iterator[Record]:
             yield record
             if config.until < 1 and number % 20 == 19 and least_success(s, number) >= config.until:
                 break
+    save(s.run.path / "reference", s.learner.policy, s.tokenizer)
+    if s.config.lora is not None:
+        adapt(s.learner.policy, s.config.lora, s.config.seed)
+    if schooled or s.config.lora is not None:
         s.learner = new_learner(s.config, s.learner.policy)
         publish(s)
-    save(s.run.path / "reference", s.learner.policy, s.tokenizer)
     s.progress.phase = "learn"
 
 
