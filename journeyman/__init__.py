@@ -21,6 +21,7 @@ from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.loop import learn
+from journeyman.model.lora import LoRAConfig
 from journeyman.model.value import ValueConfig
 from journeyman.report import write_report
 from journeyman.types import Message, Outcome, StepResult, Task, Trajectory
@@ -33,6 +34,7 @@ __all__ = [
     "Job",
     "JourneymanError",
     "LearnConfig",
+    "LoRAConfig",
     "Message",
     "Outcome",
     "SchoolConfig",

@@ -12,8 +12,28 @@ from journeyman.exam.exam import ExamConfig
 from journeyman.learn.credit import CRITIC_FREE, CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
+from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
 from journeyman.rollout.runner import RolloutConfig
+
+
+def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
+    """:class:`LoRAConfig` as the command line has it, where what is not given cannot be None.
+
+    Args:
+        rank: Inner width of the adapters, such as 16; 0: none, all weights learn.
+        alpha: What the adapters' product is multiplied by, before it is divided by the rank.
+        targets: The projections of each layer that are adapted.
+    """
+    if rank:
+        return LoRAConfig(rank, alpha, targets)
+    if (alpha, targets) != (32.0, TARGETS):
+        raise UsageError(
+            "lora: alpha or targets without a rank",
+            reason="a rank of 0 means that there are no adapters",
+            fix="add --lora.rank 16",
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,9 @@ class LearnConfig:
     """The value function."""
     update: UpdateConfig = field(default_factory=UpdateConfig)
     """How weights change."""
+    lora: Annotated[LoRAConfig | None, tyro.conf.arg(constructor=lora_options)] = None
+    """Let the policy learn by low-rank adapters (2106.09685) instead of all its weights: the optimizer's state
+    shrinks with what learns. School, where there is one, comes before and teaches all weights."""
     value_warmup: int = 4
     """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count."""
     replay: int = 1

@@ -5,7 +5,8 @@ run.lock             held by the one process that works on it
 experience.sqlite    every episode, as it was recorded
 metrics.jsonl        one JSON object per step (docs/metrics.md)
 exams.jsonl          one JSON object per exam, job and split
-checkpoints/         step-000010/: a Hugging Face checkpoint, value/, trainer.pt, state.json
+checkpoints/         step-000010/: a Hugging Face checkpoint, value/, adapter/, trainer.pt, state.json
+reference/           the model before trial and error; what adapters, where they learn, are added to
 model/               the final Hugging Face checkpoint with its value function
 report.html
 """

@@ -28,6 +28,7 @@ from journeyman.learn.learner import Learner
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import find, load, save
+from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
 from journeyman.rollout.environments import Environments
@@ -94,15 +95,22 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
     for checkpoint, restored, trainer in run.restore():
         progress = restored
         loaded = load(str(checkpoint))
-        learner = Learner(loaded.model, loaded.value if config.uses_value else None, config.updating)
+        reference = load(str(run.path / "reference")).model
+        weights, policy = reference.state_dict(), loaded.model
+        if config.lora is not None:  # the checkpoint has W + B A: W is the reference's
+            policy = reference
+            load_adapter(checkpoint / "adapter", policy, config.lora)
+        learner = Learner(policy, loaded.value if config.uses_value else None, config.updating)
         learner.load_state_dict(trainer["learner"])
         if learner.reference is not None:
-            learner.reference.load_state_dict(load(str(run.path / "reference")).model.state_dict())
+            learner.reference.load_state_dict(weights)
         break
     else:
         progress = Progress()
         torch.manual_seed(config.seed)
         loaded = fresh(config.model, list(jobs.values())) if is_tiny(config.model) else load(config.model)
+        if config.lora is not None:
+            config.lora.check(loaded.model)
         learner = new_learner(config, loaded.model)
     run.rewind(progress)
     s = Learning(
@@ -129,18 +137,22 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
 
 
 def go_to_school(s: Learning) -> Iterator[Record]:
-    """Imitate the jobs' experts; what the model knows then is the reference of later KLs."""
+    """Imitate the jobs' experts; what the model knows then is the reference of later KLs, and what adapters adapt."""
     config = s.config.school
     updates = s.config.school_updates
-    if config.demonstrations and updates:
+    schooled = bool(config.demonstrations and updates)
+    if schooled:
         lessons = demonstrations(list(s.jobs.values()), config.demonstrations, s.config.seed, s.renderer)
         for number, metrics in enumerate(school(s.learner, lessons, config, updates, seed=s.config.seed)):
             record = {"kind": "school", "step": number, "seconds": time.monotonic() - s.started, **metrics}
             s.run.log("metrics", record)
             yield record
+    save(s.run.path / "reference", s.learner.policy, s.tokenizer)
+    if s.config.lora is not None:
+        adapt(s.learner.policy, s.config.lora, s.config.seed)
+    if schooled or s.config.lora is not None:
         s.learner = new_learner(s.config, s.learner.policy)
         publish(s)
-    save(s.run.path / "reference", s.learner.policy, s.tokenizer)
     s.progress.phase = "learn"
 
 

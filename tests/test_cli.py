@@ -28,6 +28,9 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("learn", "maze,size=99"), "size must lie in 3 to 10"),
         (("learn", "maze", "--school.updates", "-3"), "command.config.school: school: demonstrations and updates"),
         (("learn", "maze", "--model", "tiny,width=7"), "width"),
+        (("learn", "maze", "--lora.rank", "-1"), "Fix: give one such as 16"),
+        (("learn", "maze", "--lora.alpha", "3"), "Fix: add --lora.rank 16"),
+        (("learn", "maze", "--model", "tiny,width=16,heads=2", "--lora.rank", "17"), "smaller side of q_proj, 16"),
         (("learn", "no_such_file.py:Mine"), "journeyman new"),
         (("exam", "no/such/run", "maze"), "Fix:"),
         (("show", "nowhere"), "is no run folder"),
@@ -58,13 +61,16 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_learn_takes_its_options_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    options = "--steps 1 --tasks 2 --repeats 2 --school.demonstrations 4 --school.updates 2 --exam.tasks 2"
+    options = (
+        "--steps 1 --tasks 2 --repeats 2 --school.demonstrations 4 --school.updates 2 --exam.tasks 2 --lora.rank 4"
+    )
     words = f"learn maze,size=3 --model tiny,width=16,heads=2,layers=1 {options} --exam.splits test --json".split()
     code, out, err = run(capsys, *words, "--context", "256", "--run", str(tmp_path / "run"))
     assert code == 0, err
     kinds = [json.loads(line)["kind"] for line in out.splitlines()]
     assert kinds == ["school", "school", "exam", "learn", "exam"]
     assert (tmp_path / "run" / "report.html").exists()
+    assert json.loads((tmp_path / "run" / "model" / "adapter" / "adapter_config.json").read_text())["r"] == 4
     code, out, _ = run(capsys, "trace", str(tmp_path / "run"), "--json", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2
 

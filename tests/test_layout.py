@@ -134,6 +134,7 @@ PUBLIC_NAMES: list[str] = [
     "Job",
     "JourneymanError",
     "LearnConfig",
+    "LoRAConfig",
     "Message",
     "Outcome",
     "SchoolConfig",

@@ -200,8 +200,9 @@ class _LogProbability(Function):
                 None if grad_entropy is None else grad_entropy[part].contiguous(),
             )  # fmt: skip
             grad_states[part] = logits @ head
-            piece = weight_gradient(logits, states[part]).to(ctx.weight_type)
-            grad_head = piece if grad_head is None else grad_head.add_(piece)
+            if ctx.needs_input_grad[1]:  # not where the head is frozen
+                piece = weight_gradient(logits, states[part]).to(ctx.weight_type)
+                grad_head = piece if grad_head is None else grad_head.add_(piece)
         return grad_states, grad_head, None, None, None
 
 

