@@ -68,7 +68,9 @@ trl_step(found.model, found.tokenizer, spoken, 8, 48, True, 2)""",
 def run(script: str) -> tuple[float, float]:
     """Seconds and peak gigabytes of a fresh process."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script + END], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script + END], check=True, capture_output=True, text=True
+    )
     return time.perf_counter() - started, int(done.stdout.split()[-1]) / 2**20
 
 

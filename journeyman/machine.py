@@ -31,7 +31,7 @@ def prepare() -> None:
         libc.mallopt(_MMAP_MAX, 0)
         libc.mallopt(_TRIM_THRESHOLD, -1)
         libc.mallopt(_TOP_PAD, 2**26)
-    gc.freeze()  # what is imported by now stays; looking through it for garbage again and again took 5% of small rollouts
+    gc.freeze()  # what is imported by now stays; looking through it for garbage took 5% of small rollouts
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
 

@@ -24,8 +24,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from journeyman.errors import CheckpointError
 from journeyman.kernels.attention import Layout, attention
-from journeyman.kernels.passes import Shape, fits, layers
 from journeyman.kernels.functions import add_norm, linear, log_probability, rotate, swiglu
+from journeyman.kernels.passes import Shape, fits, layers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")
@@ -296,8 +296,9 @@ class Layer(nn.Module):
     def weights(self) -> list[Tensor]:
         """In the order of :func:`journeyman.kernels.passes.layers`."""
         a, m = self.self_attn, self.mlp
-        attention = [self.input_layernorm, a.q_proj, a.k_proj, a.v_proj, a.o_proj]
-        return [part.weight for part in (*attention, self.post_attention_layernorm, m.gate_proj, m.up_proj, m.down_proj)]
+        attention = (self.input_layernorm, a.q_proj, a.k_proj, a.v_proj, a.o_proj)
+        mlp = (self.post_attention_layernorm, m.gate_proj, m.up_proj, m.down_proj)
+        return [part.weight for part in (*attention, *mlp)]
 
     def forward(
         self, x: Tensor, delta: Tensor | None, rotary: Rotary, positions: Tensor, layer: int, attend: Attend
