@@ -30,7 +30,6 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("learn", "maze", "--model", "tiny,width=7"), "width"),
         (("learn", "maze", "--lora.rank", "-1"), "Fix: give one such as 16"),
         (("learn", "maze", "--lora.alpha", "3"), "Fix: add --lora.rank 16"),
-        (("learn", "maze", "--model", "tiny,width=16,heads=2", "--lora.rank", "17"), "smaller side of q_proj, 16"),
         (("learn", "no_such_file.py:Mine"), "journeyman new"),
         (("exam", "no/such/run", "maze"), "Fix:"),
         (("show", "nowhere"), "is no run folder"),
@@ -53,6 +52,14 @@ def test_mistakes_are_shown_with_their_fix(
     assert code == 2 and "Traceback" not in err
     assert says in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_rank_that_no_matrix_has(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "learn", "maze", "--model", "tiny,width=16,heads=2", "--lora.rank", "17")
+    assert code == 2 and "smaller side of q_proj, 16" in err and "Fix:" in err
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

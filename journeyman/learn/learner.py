@@ -23,6 +23,7 @@ from torch import Tensor
 
 from journeyman import machine
 from journeyman.errors import UsageError
+from journeyman.kernels.whole import has_tiles
 from journeyman.learn.batch import Batch, collate, micro_batches
 from journeyman.learn.importance import truncated_weights
 from journeyman.learn.losses.language import language_loss
@@ -74,7 +75,7 @@ class UpdateConfig:
     """Most tokens in one micro-batch (fewer for a large model, see `ACTIVATIONS`): bounds memory, changes no result."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of matrix products; weights and optimizer stay float32. `auto`: bfloat16 from 50 million parameters
-    on."""
+    on, and for smaller models where the processor has matrix tiles for it (AMX)."""
 
     def __post_init__(self) -> None:
         if self.importance_cap is not None and self.importance_cap < 1:
@@ -100,8 +101,7 @@ class Learner:
         self.reference = plain_copy(policy).requires_grad_(False) if keep_reference else None
         self.device = policy.head.device
         width = policy.config.hidden_size
-        large = sum(p.numel() for p in policy.parameters()) >= 50e6
-        self.precision = config.precision if config.precision != "auto" else ("bfloat16" if large else "float32")
+        self.precision = config.precision if config.precision != "auto" else self._fast()
         fitting = self._fitting()
         self.token_budget = min(config.token_budget, fitting)
         for trunk in (policy.model, None if value is None else value.trunk):
@@ -118,6 +118,11 @@ class Learner:
                 critic = replace(critic, learning_rate=1e-3)
             self.value_optimizer = Optimizer(critic.fitted(width, 2 * times if shared else 2), modules)
         self.version = 0
+
+    def _fast(self) -> Literal["float32", "bfloat16"]:
+        """The arithmetic that pays for a model of this size here."""
+        large = sum(p.numel() for p in self.policy.parameters()) >= 50e6
+        return "bfloat16" if large or (self.device.type == "cpu" and has_tiles()) else "float32"
 
     def _fitting(self) -> int:
         """Tokens whose activations take their share of the memory."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from journeyman.errors import CheckpointError
-from journeyman.model.decoder import Attend, Decoder, DecoderConfig, Trunk
+from journeyman.model.decoder import Attend, Decoder, DecoderConfig, Packed, Trunk
 
 if TYPE_CHECKING:  # its models take a second to import, which is for those to wait who need them
     from transformers import PreTrainedModel
@@ -88,6 +88,9 @@ class AutoTrunk(Trunk):
         finally:
             _ATTEND.reset(token)
         return out.last_hidden_state.squeeze(0)
+
+    def _at_once(self, packed: Packed) -> None:
+        """Nothing of ours computes these layers."""
 
 
 class AutoDecoder(Decoder):

@@ -337,18 +337,26 @@ class Trunk(nn.Module):
 
     def packed(self, packed: Packed) -> Tensor:
         """Final hidden states [N, D] of packed sequences."""
-        shape = self.config.shape
-        if shape is not None and (self.keeps is None or len(packed.tokens) <= self.keeps):
-            weights = [weight for layer in self.layers for weight in layer.weights()]  # type: ignore[operator]
-            weights.append(self.norm.weight)
-            if fits(shape, weights, packed.layout):
-                x = self.embed_tokens(packed.tokens).float()
-                return layers(x, packed.positions, self.rotary.cos, self.rotary.sin, packed.layout, shape, weights)
+        found = self._at_once(packed)
+        if found is not None:
+            return found
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             return attention(qkv, self.config.heads, packed.layout, self.config.window(layer))
 
         return self(packed.tokens, packed.positions, attend)
+
+    def _at_once(self, packed: Packed) -> Tensor | None:
+        """The same in one call for all layers, where the model is small enough for that."""
+        shape = self.config.shape
+        if shape is None or (self.keeps is not None and len(packed.tokens) > self.keeps):
+            return None
+        weights = [weight for layer in self.layers for weight in layer.weights()]  # type: ignore[operator]
+        weights.append(self.norm.weight)
+        if not fits(shape, weights, packed.layout):
+            return None
+        x = self.embed_tokens(packed.tokens).float()
+        return layers(x, packed.positions, self.rotary.cos, self.rotary.sin, packed.layout, shape, weights)
 
 
 class Decoder(nn.Module):

@@ -46,7 +46,7 @@ def test_a_worked_example() -> None:
 
 
 def test_log_probabilities_are_those_of_each_sequence_alone() -> None:
-    learner = Learner(make_policy(), None, UpdateConfig())
+    learner = Learner(make_policy(), None, UpdateConfig(precision="float32"))
     together = collate(attempts())
     assert len(together.packed.tokens) < sum(len(t) for t in attempts())  # prompts are shared
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_each_sequence_alone() -> None:
     grads = []
     spoken = attempts()[:-1]
     for batches in ([spoken], [[t] for t in spoken]):
-        learner = Learner.start(make_policy(), ValueConfig(placement="shared"), UpdateConfig())
+        learner = Learner.start(make_policy(), ValueConfig(placement="shared"), UpdateConfig(precision="float32"))
         assert learner.value is not None
         torch.manual_seed(1)
         torch.nn.init.normal_(learner.value.head.weight)
@@ -79,7 +79,7 @@ def test_layers_computed_again_give_the_same_gradients() -> None:
     for keeps in (None, 3):
         policy = make_policy()
         policy.model.keeps = keeps
-        learner = Learner(policy, None, UpdateConfig())
+        learner = Learner(policy, None, UpdateConfig(precision="float32"))
         policy.model.keeps = keeps
         learner.logprobs(policy, collate(attempts()))[0].sum().backward()
         grads.append([p.grad for p in policy.parameters()])
@@ -88,7 +88,7 @@ def test_layers_computed_again_give_the_same_gradients() -> None:
 
 
 def test_scores_are_those_of_each_sequence_alone() -> None:
-    learner = Learner.start(make_policy(), ValueConfig(), UpdateConfig())
+    learner = Learner.start(make_policy(), ValueConfig(), UpdateConfig(precision="float32"))
     assert learner.value is not None
     torch.nn.init.normal_(learner.value.head.weight)
     for together, t in zip(learner.score(attempts()), attempts(), strict=True):

@@ -30,7 +30,7 @@ def some_trajectories() -> list:  # type: ignore[type-arg]
 def test_updates_do_not_depend_on_the_micro_batch(placement: str) -> None:
     ends = []
     for budget in (8, 10_000):
-        config = UpdateConfig(token_budget=budget, minibatches=2)
+        config = UpdateConfig(token_budget=budget, minibatches=2, precision="float32")
         learner = Learner.start(make_policy(), ValueConfig(placement=placement), config)  # type: ignore[arg-type]
         ts = some_trajectories()
         advantages = [np.where(t.mask, t.outcome.reward - 0.5, 0).astype(np.float32) for t in ts]

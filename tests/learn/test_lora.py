@@ -138,7 +138,7 @@ CONFIG = LearnConfig(
     steps=4,
     tasks=4,
     repeats=4,
-    school=SchoolConfig(demonstrations=(20,), updates=10),
+    school=SchoolConfig(demonstrations=20, updates=10),
     exam=ExamConfig(tasks=4, splits=("test",)),
     checkpoint_every=2,
     value_warmup=1,
