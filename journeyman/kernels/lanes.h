@@ -53,9 +53,14 @@ typedef uint32_t bit_vec __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), aligned(2)));
 
 inline vec lanes(const float* x) { return *reinterpret_cast<const vec*>(x); }
-inline vec lanes(const bf16* x) {
-    return reinterpret_cast<vec>(__builtin_convertvector(*reinterpret_cast<const half_vec*>(x), bit_vec) << 16);
+inline bit_vec wider(half_vec x) {
+#ifdef __AVX512F__  // GCC would take the two halves one by one
+    return reinterpret_cast<bit_vec>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(x)));
+#else
+    return __builtin_convertvector(x, bit_vec);
+#endif
 }
+inline vec lanes(const bf16* x) { return reinterpret_cast<vec>(wider(*reinterpret_cast<const half_vec*>(x)) << 16); }
 
 inline void put(vec x, float* to) { *reinterpret_cast<vec*>(to) = x; }
 inline void put(vec x, bf16* to) {

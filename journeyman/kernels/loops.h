@@ -357,7 +357,7 @@ inline void load_square(const T* in, int64_t D, bit_vec* rows, float*) {
 inline void load_square(const bf16* in, int64_t D, bit_vec* rows, bf16*) {
     for (int i = 0; i < LANES; i++) {
         const auto half = [&](int64_t row) {
-            return __builtin_convertvector(*reinterpret_cast<const half_vec*>(in + row * D), bit_vec);
+            return wider(*reinterpret_cast<const half_vec*>(in + row * D));
         };
         rows[i] = half(2 * i) | half(2 * i + 1) << 16;
     }

@@ -81,8 +81,8 @@ inline half_vec halves(const float* x) {
 // Numbers of two neighbouring rows side by side, as tiles of a right side hold them; rows that are not there are 0.
 template <typename T>
 inline bit_vec pair_of_rows(const T* in, int64_t stride, int64_t rows) {
-    const bit_vec low = rows > 0 ? __builtin_convertvector(halves(in), bit_vec) : bit_vec{};
-    return rows > 1 ? low | __builtin_convertvector(halves(in + stride), bit_vec) << 16 : low;
+    const bit_vec low = rows > 0 ? wider(halves(in)) : bit_vec{};
+    return rows > 1 ? low | wider(halves(in + stride)) << 16 : low;
 }
 
 // A right side [rows, columns] in panels (products.h); rows beyond are 0, up to a multiple of 32.
