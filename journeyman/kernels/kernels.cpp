@@ -30,10 +30,8 @@ bool bfloat16_tiles() { return has_tiles(); }
 void bfloat16_product(const bf16* a, const bf16* b, bf16* c, int64_t M, int64_t N, int64_t K) {
     product_alone(a, b, c, M, N, K);
 }
-int64_t float32_room(const PassModel* model, int64_t N, int64_t layers) { return Kept<float>::room(*model, N, layers); }
-int64_t bfloat16_room(const PassModel* model, int64_t N, int64_t layers) {
-    return Kept<bf16>::room(*model, N, layers);
-}
+int64_t float32_room(const PassModel* model, const Pass<float>* pass) { return Kept<float>(*model, *pass).room(*model); }
+int64_t bfloat16_room(const PassModel* model, const Pass<bf16>* pass) { return Kept<bf16>(*model, *pass).room(*model); }
 void float32_forward(const PassModel* model, const Pass<float>* pass) { forward(*model, *pass); }
 void bfloat16_forward(const PassModel* model, const Pass<bf16>* pass) { forward(*model, *pass); }
 void float32_backward(const PassModel* model, const Pass<float>* pass) { backward(*model, *pass); }

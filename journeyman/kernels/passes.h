@@ -54,8 +54,8 @@ struct Pass {
     const int64_t* position;  // [N]
     const Segment* segments;
     const int64_t* chunks;  // [count + 1]: segments from one to the next hold whole families
-    int64_t count, N, layers;
-    void* kept;            // what `backward` needs of `layers` (all; one where there will be no way back)
+    int64_t count, N, layers, backward;
+    void* kept;            // what `backward` needs, of `layers` layers: all; one where there will be no way back
     T* hidden;             // [N, D]
     const T* grad_hidden;  // and the way back:
     float *grad_x, *grad_weights;
@@ -194,37 +194,42 @@ LayerProducts<T> products_of(const PassModel& m, int64_t layer) {
 // -- what is kept ------------------------------------------------------------------------------------------------------
 
 // Of a layer and some tokens: the residual stream before attention and before the MLP, with the scale of its norm; what
-// attention read, after turning, and gave. It goes out of the caches and comes back from memory, so the MLP's inside is
+// attention read, after turning, and gave; and its probabilities, segment by segment [H, own, keys]. It goes out of the caches and comes back from memory, so the MLP's inside is
 // computed again instead. For the same reason all is written in order: products would write piece by piece.
 template <typename T>
 struct KeptRows {
     float *before_attention, *before_mlp, *scale_attention, *scale_mlp;
-    T *qkv, *mixed;
+    T *qkv, *mixed, *probs;
 };
 
 // Of N tokens and all layers, or of one layer's worth where there is no way back: all write to the same place.
 template <typename T>
 struct Kept {
     char* base;
-    int64_t N, layers;
+    int64_t N, layers, probs;  // probabilities of a layer; 0 where there is no way back
 
-    static int64_t layer_room(const PassModel& m, int64_t N) {
-        return up_to(N, LANES) * ((2 * m.D + 2) * sizeof(float) + (m.heads() * m.E + m.H * m.E) * sizeof(T));
+    Kept(const PassModel& m, const Pass<T>& p) : base(static_cast<char*>(p.kept)), N(p.N), layers(p.layers), probs(0) {
+        for (const Segment* s = p.segments; p.backward && s < p.segments + p.chunks[p.count]; s++) probs += seen_by(m, *s);
     }
-    static int64_t room(const PassModel& m, int64_t N, int64_t layers) {
-        return layers * layer_room(m, N) + N * (m.D + 1) * sizeof(float);
+    static int64_t seen_by(const PassModel& m, const Segment& s) {
+        return m.H * (s.stop - s.start) * up_to(s.shared + s.stop - s.start, LANES);
     }
-    KeptRows<T> rows(const PassModel& m, int64_t layer, int64_t token) const {
-        float* at = reinterpret_cast<float*>(base + std::min(layer, layers - 1) * layer_room(m, N));
+    int64_t layer_room(const PassModel& m) const {
+        return up_to(N, LANES) * ((2 * m.D + 2) * sizeof(float) + (m.heads() * m.E + m.H * m.E) * sizeof(T)) +
+               probs * sizeof(T);
+    }
+    int64_t room(const PassModel& m) const { return layers * layer_room(m) + N * (m.D + 1) * sizeof(float); }
+    KeptRows<T> rows(const PassModel& m, int64_t layer, int64_t token, int64_t seen = 0) const {
+        float* at = reinterpret_cast<float*>(base + std::min(layer, layers - 1) * layer_room(m));
         const auto take = [&](int64_t width) { return std::exchange(at, at + up_to(N, LANES) * width) + token * width; };
         float *before_attention = take(m.D), *before_mlp = take(m.D), *scale_attention = take(1), *scale_mlp = take(1);
         T* half = reinterpret_cast<T*>(at);
         const auto take_half = [&](int64_t width) { return std::exchange(half, half + up_to(N, LANES) * width) + token * width; };
         T *qkv = take_half(m.heads() * m.E), *mixed = take_half(m.H * m.E);
-        return {before_attention, before_mlp, scale_attention, scale_mlp, qkv, mixed};
+        return {before_attention, before_mlp, scale_attention, scale_mlp, qkv, mixed, probs ? half + seen : nullptr};
     }
     std::pair<float*, float*> last(const PassModel& m, int64_t token) const {  // the stream at the end, and its scale
-        float* at = reinterpret_cast<float*>(base + layers * layer_room(m, N));
+        float* at = reinterpret_cast<float*>(base + layers * layer_room(m));
         return {at + token * m.D, at + N * m.D + token};
     }
 };
@@ -238,7 +243,7 @@ template <typename T>
 struct Scratch {
     std::vector<T> normed, wide, narrow, delta;
     std::vector<float> of_qkv;                                                    // [n, heads * E]
-    std::vector<float> query, key, value, key_turned, value_turned, scores, out;  // of one head
+    std::vector<float> query, key, value, turned, scores, out;                     // of one head
     std::vector<float> of_scores, of_key, of_value, of_out;
     std::vector<float> weights;                                                    // sums of gradients
 };
@@ -290,7 +295,7 @@ inline void probabilities(float* scores, int64_t stride, int64_t rows, int64_t s
     }
 }
 
-// What both ways of attention need of one key head of a segment: keys and values in rows and turned.
+// What both ways of attention need of one key head of a segment: keys and values in rows, one of them turned.
 template <typename T>
 struct Head {
     const PassModel& m;
@@ -302,46 +307,51 @@ struct Head {
         : m(m), s(s), segment(segment), own(segment.stop - segment.start), C(own + segment.shared),
           width(up_to(m.E, WIDE)), columns(up_to(C, WIDE)) {}
 
-    // `rows` [.., heads, E] of the flat token `base` and those after it.
+    // Of `rows` [.., heads, E] of the flat token `base` and those after it.
     void take(const T* rows, int64_t base, int64_t kv) {
         const int64_t stride = m.heads() * m.E, E = m.E;
         float *key = room_for(s.key, columns * width), *value = room_for(s.value, columns * width);
-        const auto take_some = [&](int64_t from, int64_t count, int64_t to) {
+        const auto some = [&](int64_t from, int64_t count, int64_t to) {
             const T* at = rows + (from - base) * stride + (m.H + kv) * E;
             copy(at, stride, key + to * width, width, count, E, 1.0f);
             copy(at + m.K * E, stride, value + to * width, width, count, E, 1.0f);
         };
-        take_some(segment.before, segment.shared, 0);
-        take_some(segment.start, own, segment.shared);
-        turned(key, width, room_for(s.key_turned, columns * width), C, E);
+        some(segment.before, segment.shared, 0);
+        some(segment.start, own, segment.shared);
     }
-
-    // Probabilities of `rows` queries from the segment's `from` on, in s.scores; gives how many columns they may see.
-    int64_t attend(const T* qkv, int64_t base, int64_t head, int64_t from, int64_t rows, int64_t window) {
-        const int64_t stride = m.heads() * m.E, seen = segment.shared + from + 1, most = seen + rows - 1;
-        float *query = room_for(s.query, ROWS * width), *scores = room_for(s.scores, ROWS * columns);
-        const T* at = qkv + (segment.start + from - base) * stride + head * m.E;
-        copy(at, stride, query, width, rows, m.E, 1.0f / std::sqrt(static_cast<float>(m.E)));
-        multiply(ALONE, {query, width}, {s.key_turned.data(), m.E * WIDE, WIDE}, scores, columns, rows, up_to(most, WIDE), m.E);
-        probabilities(scores, columns, rows, seen, up_to(most, WIDE), window);
-        return most;
+    const float* turn(const std::vector<float>& rows) {
+        turned(rows.data(), width, room_for(s.turned, columns * width), C, m.E);
+        return s.turned.data();
     }
+    // Queries of some rows, scaled.
+    const float* queries(const T* qkv, int64_t base, int64_t head, int64_t from, int64_t rows) {
+        const T* at = qkv + (segment.start + from - base) * m.heads() * m.E + head * m.E;
+        copy(at, m.heads() * m.E, room_for(s.query, ROWS * width), width, rows, m.E, scale());
+        return s.query.data();
+    }
+    float scale() const { return 1.0f / std::sqrt(static_cast<float>(m.E)); }
+    int64_t kept_columns() const { return up_to(C, LANES); }
 };
 
-// mixed [.., H, E] of the tokens of a segment.
+// mixed [.., H, E] of the tokens of a segment; probabilities are kept where `probs` is not null.
 template <typename T>
-void attend_segment(const PassModel& m, Scratch<T>& s, const Segment& segment, const T* qkv, T* mixed, int64_t base,
-                    int64_t window) {
+void attend_segment(const PassModel& m, Scratch<T>& s, const Segment& segment, const T* qkv, T* mixed, T* probs,
+                    int64_t base, int64_t window) {
     Head<T> head(m, s, segment);
-    float* out = room_for(s.out, ROWS * head.width);
+    const int64_t width = head.width, columns = head.columns;
+    float *out = room_for(s.out, ROWS * width), *scores = room_for(s.scores, ROWS * columns);
+    const float* key = nullptr;
     for (int64_t h = 0; h < m.H; h++) {
-        if (h % (m.H / m.K) == 0) head.take(qkv, base, h / (m.H / m.K));
+        if (h % (m.H / m.K) == 0) head.take(qkv, base, h / (m.H / m.K)), key = head.turn(s.key);
         for (int64_t from = 0; from < head.own; from += ROWS) {
-            const int64_t rows = std::min(ROWS, head.own - from), seen = head.attend(qkv, base, h, from, rows, window);
-            multiply(ALONE, {s.scores.data(), head.columns}, {s.value.data(), WIDE, head.width}, out, head.width, rows,
-                     m.E, seen);
-            T* to = mixed + ((segment.start + from - base) * m.H + h) * m.E;
-            copy(out, head.width, to, m.H * m.E, rows, m.E, 1.0f);
+            const int64_t rows = std::min(ROWS, head.own - from), seen = segment.shared + from + rows;
+            const float* query = head.queries(qkv, base, h, from, rows);
+            multiply(ALONE, {query, width}, {key, m.E * WIDE, WIDE}, scores, columns, rows, up_to(seen, WIDE), m.E);
+            probabilities(scores, columns, rows, segment.shared + from + 1, up_to(seen, WIDE), window);
+            multiply(ALONE, {scores, columns}, {s.value.data(), WIDE, width}, out, width, rows, m.E, seen);
+            copy(out, width, mixed + ((segment.start + from - base) * m.H + h) * m.E, m.H * m.E, rows, m.E, 1.0f);
+            const int64_t kept = head.kept_columns();
+            if (probs) copy(scores, columns, probs + (h * head.own + from) * kept, kept, rows, up_to(seen, LANES), 1.0f);
         }
     }
 }
@@ -349,36 +359,36 @@ void attend_segment(const PassModel& m, Scratch<T>& s, const Segment& segment, c
 // Gradients of queries, keys and values [.., heads, E] of the tokens of a segment, added to what other segments gave.
 template <typename T>
 void attend_segment_backward(const PassModel& m, Scratch<T>& s, const Segment& segment, const T* qkv, const T* of_mixed,
-                             float* of_qkv, int64_t base, int64_t window) {
+                             const T* kept_probs, float* of_qkv, int64_t base) {
     Head<T> head(m, s, segment);
     const int64_t stride = m.heads() * m.E, width = head.width, columns = head.columns, group = m.H / m.K;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(m.E));
     float *of_out = room_for(s.of_out, ROWS * width), *of_scores = room_for(s.of_scores, ROWS * columns);
+    float *probs = room_for(s.scores, ROWS * columns), *out = room_for(s.out, ROWS * width);
     float *of_key = room_for(s.of_key, columns * width), *of_value = room_for(s.of_value, columns * width);
+    const float* value = nullptr;
     for (int64_t h = 0; h < m.H; h++) {
         if (h % group == 0) {
-            head.take(qkv, base, h / group);
-            turned(s.value.data(), width, room_for(s.value_turned, columns * width), head.C, m.E);
+            head.take(qkv, base, h / group), value = head.turn(s.value);
             std::fill_n(of_key, head.C * width, 0.0f), std::fill_n(of_value, head.C * width, 0.0f);
         }
         for (int64_t from = 0; from < head.own; from += ROWS) {
-            const int64_t rows = std::min(ROWS, head.own - from), seen = head.attend(qkv, base, h, from, rows, window);
-            const int64_t first = segment.start + from - base;
-            float *probs = s.scores.data(), *query = s.query.data(), *out = room_for(s.out, ROWS * width);
+            const int64_t rows = std::min(ROWS, head.own - from), seen = segment.shared + from + rows;
+            const int64_t first = segment.start + from - base, kept = head.kept_columns(), whole = up_to(seen, LANES);
+            const float* query = head.queries(qkv, base, h, from, rows);
             copy(of_mixed + (first * m.H + h) * m.E, m.H * m.E, of_out, width, rows, m.E, 1.0f);
-            multiply(ALONE, {of_out, width}, {s.value_turned.data(), m.E * WIDE, WIDE}, of_scores, columns, rows,
-                     up_to(seen, WIDE), m.E);
+            copy(kept_probs + (h * head.own + from) * kept, kept, probs, columns, rows, whole, 1.0f);
+            multiply(ALONE, {of_out, width}, {value, m.E * WIDE, WIDE}, of_scores, columns, rows, whole, m.E);
             multiply(ALONE, {probs, columns, true}, {of_out, WIDE, width}, of_value, width, seen, m.E, rows, true);
             for (int64_t i = 0; i < rows; i++) {
                 float *p = probs + i * columns, *g = of_scores + i * columns;
                 Sum dot;
-                each(up_to(seen, WIDE), [&](auto at) { at.add(at(p) * at(g), dot); });  // p is 0 where not seen
+                each(whole, [&](auto at) { at.add(at(p) * at(g), dot); });  // p is 0 where not seen
                 const float mean = dot.total();
-                each(up_to(seen, WIDE), [&](auto at) { at.put(at(p) * (at(g) - mean), g); });
+                each(whole, [&](auto at) { at.put(at(p) * (at(g) - mean), g); });
             }
             multiply(ALONE, {of_scores, columns, true}, {query, WIDE, width}, of_key, width, seen, m.E, rows, true);
             multiply(ALONE, {of_scores, columns}, {s.key.data(), WIDE, width}, out, width, rows, m.E, seen);
-            copy(out, width, of_qkv + first * stride + h * m.E, stride, rows, m.E, scale);
+            copy(out, width, of_qkv + first * stride + h * m.E, stride, rows, m.E, head.scale());
         }
         if (h % group + 1 < group) continue;
         const auto give = [&](int64_t token, int64_t count, int64_t from) {
@@ -402,23 +412,27 @@ void attend_segment_backward(const PassModel& m, Scratch<T>& s, const Segment& s
 
 struct Chunk {
     const Segment *first, *last;
-    int64_t from, n;  // tokens
+    int64_t from, n, seen;  // tokens, and where its probabilities begin
 };
 
 template <typename T>
 void forward_layer(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Chunk& c, int64_t layer) {
-    const auto [first, last, from, n] = c;
+    const auto [first, last, from, n, seen] = c;
     const int64_t wide = m.heads() * m.E, mixed = m.H * m.E;
     const auto w = parts_of(m, m.weights, layer);
     const LayerProducts<T> by = products_of<T>(m, layer);
-    const KeptRows<T> k = kept.rows(m, layer, from);
+    const KeptRows<T> k = kept.rows(m, layer, from, seen);
     T *normed = room_for(s.normed, n * m.D), *delta = p.hidden + from * m.D;  // what the layer before adds
     T *broad = room_for(s.wide, n * std::max(2 * m.I, wide)), *narrow = room_for(s.narrow, n * std::max(m.I, mixed));
     const float* x = layer ? kept.rows(m, layer - 1, from).before_mlp : p.x + from * m.D;
     norm(x, layer ? delta : nullptr, w.before_attention, k.before_attention, normed, k.scale_attention, n, m.D, m.eps);
     by.qkv.forward(normed, broad, n);
     rotate(broad, k.qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, 1.0f);
-    for (const Segment* one = first; one < last; one++) attend_segment(m, s, *one, k.qkv, narrow, from, m.windows[layer]);
+    T* probs = k.probs;
+    for (const Segment* one = first; one < last; one++) {
+        attend_segment(m, s, *one, k.qkv, narrow, probs, from, m.windows[layer]);
+        if (probs) probs += kept.seen_by(m, *one);
+    }
     std::memcpy(k.mixed, narrow, n * mixed * sizeof(T));
     by.output.forward(narrow, delta, n);
     norm(k.before_attention, delta, w.before_mlp, k.before_mlp, normed, k.scale_mlp, n, m.D, m.eps);
@@ -440,12 +454,12 @@ inline void normed_again(const float* stream, const float* scale, const float* w
 template <typename T>
 void backward_layer(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, Scratch<T>& s, const Chunk& c, int64_t layer,
                     float* sums) {
-    const auto [first, last, from, n] = c;
+    const auto [first, last, from, n, seen] = c;
     const int64_t wide = m.heads() * m.E, mixed = m.H * m.E;
     const auto w = parts_of(m, m.weights, layer);
     const auto of = parts_of(m, sums, layer);
     const LayerProducts<T> by = products_of<T>(m, layer);
-    const KeptRows<T> k = kept.rows(m, layer, from);
+    const KeptRows<T> k = kept.rows(m, layer, from, seen);
     T *normed = room_for(s.normed, n * m.D), *active = room_for(s.narrow, n * std::max(m.I, mixed));
     T *delta = room_for(s.delta, n * m.D), *broad = room_for(s.wide, n * std::max(2 * m.I, wide));
     float *grad = p.grad_x + from * m.D, *of_qkv = room_for(s.of_qkv, n * wide);  // grad: of the residual stream so far
@@ -467,8 +481,9 @@ void backward_layer(const PassModel& m, const Pass<T>& p, const Kept<T>& kept, S
     by.output.gradient(delta, k.mixed, of.output, n);
     by.output.backward(delta, active, n);
     std::fill_n(of_qkv, n * wide, 0.0f);
-    for (const Segment* one = first; one < last; one++)
-        attend_segment_backward(m, s, *one, k.qkv, active, of_qkv, from, m.windows[layer]);
+    const T* probs = k.probs;
+    for (const Segment* one = first; one < last; probs += kept.seen_by(m, *one++))
+        attend_segment_backward(m, s, *one, k.qkv, active, probs, of_qkv, from);
     rotate(of_qkv, of_qkv, m.cos, m.sin, p.position + from, n, m.H + m.K, m.heads(), m.E, -1.0f);
     copy(of_qkv, wide, broad, wide, n, wide, 1.0f);
     normed_again(k.before_attention, k.scale_attention, w.before_attention, normed, n, m.D);
@@ -493,12 +508,14 @@ std::vector<int64_t> shares(const Pass<T>& p, int64_t threads) {
 
 // The chunks that fall to this thread.
 template <typename T>
-std::vector<Chunk> chunks_of(const Pass<T>& p, const Team& all) {
+std::vector<Chunk> chunks_of(const PassModel& m, const Pass<T>& p, const Team& all) {
     const std::vector<int64_t> owner = shares(p, all.size);
     std::vector<Chunk> found;
+    int64_t seen = 0;
     for (int64_t c = 0; c < p.count; c++) {
         const Segment *first = p.segments + p.chunks[c], *last = p.segments + p.chunks[c + 1];
-        if (owner[c] == all.member) found.push_back({first, last, first->start, last[-1].stop - first->start});
+        if (owner[c] == all.member) found.push_back({first, last, first->start, last[-1].stop - first->start, seen});
+        for (const Segment* one = first; one < last; one++) seen += Kept<T>::seen_by(m, *one);
     }
     return found;
 }
@@ -536,8 +553,8 @@ void forward(const PassModel& m, const Pass<T>& p) {
                 if ((i * 4 + j) % all.size == all.member) weights[j].pack();
         }
         all.wait();
-        const Kept<T> kept = {static_cast<char*>(p.kept), p.N, p.layers};
-        const std::vector<Chunk> chunks = chunks_of(p, all);
+        const Kept<T> kept(m, p);
+        const std::vector<Chunk> chunks = chunks_of(m, p, all);
         for (int64_t i = 0; i < m.count; i++)
             for (const Chunk& chunk : chunks) forward_layer(m, p, kept, scratch_of_thread<T>(), chunk, i);
     });
@@ -553,8 +570,8 @@ void backward(const PassModel& m, const Pass<T>& p) {
         Scratch<T>& s = scratch_of_thread<T>();
         float* own = parts[all.member] = room_for(s.weights, size);
         std::fill_n(own, size, 0.0f);
-        const Kept<T> kept = {static_cast<char*>(p.kept), p.N, p.layers};
-        const std::vector<Chunk> chunks = chunks_of(p, all);
+        const Kept<T> kept(m, p);
+        const std::vector<Chunk> chunks = chunks_of(m, p, all);
         for (int64_t i = m.count - 1; i >= 0; i--)
             for (const Chunk& chunk : chunks) backward_layer(m, p, kept, s, chunk, i, own);
         all.wait();

@@ -36,7 +36,7 @@ WHOLE = 32
 
 _Model = structure("_Model", "weights windows cos sin packed", "count D I H K E", (("eps", ctypes.c_float),))
 _Pass = structure(
-    "_Pass", "x position segments chunks", "count N layers",
+    "_Pass", "x position segments chunks", "count N layers backward",
     tuple((name, ctypes.c_void_p) for name in ("kept", "hidden", "grad_hidden", "grad_x", "grad_weights")),
 )  # fmt: skip
 
@@ -102,16 +102,15 @@ class _Layers(Function):
             shape.count, shape.D, shape.I, shape.H, shape.K, shape.E, shape.eps,
         )  # fmt: skip
         name = "float32" if dtype is torch.float32 else "bfloat16"
-        kept_layers = shape.count if learning else 1
-        room = getattr(library, f"{name}_room")
-        room.restype = ctypes.c_int64
-        size = room(ctypes.byref(model), ctypes.c_int64(len(x)), ctypes.c_int64(kept_layers))
-        kept = torch.empty(size, dtype=torch.uint8)
         hidden = x.new_empty(x.shape, dtype=dtype)
         given = _Pass(
             x.data_ptr(), positions.data_ptr(), segments.ctypes.data, chunks.ctypes.data, len(chunks) - 1, len(x),
-            kept_layers, kept.data_ptr(), hidden.data_ptr(), None, None, None,
+            shape.count if learning else 1, learning, None, hidden.data_ptr(),
         )  # fmt: skip
+        room = getattr(library, f"{name}_room")
+        room.restype = ctypes.c_int64
+        kept = torch.empty(room(ctypes.byref(model), ctypes.byref(given)), dtype=torch.uint8)
+        given.kept = kept.data_ptr()
         getattr(library, f"{name}_forward")(ctypes.byref(model), ctypes.byref(given))
         if not learning:
             return hidden
