@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -148,10 +149,20 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def actions(self) -> npt.NDArray[np.intp]:
         """Positions of the sampled tokens, ascending: intp [A]."""
         return np.flatnonzero(self.mask)
+
+    @cached_property
+    def prompt_length(self) -> int:
+        """Tokens before the first that was sampled."""
+        return int(self.actions[0]) if len(self.actions) else len(self)
+
+    @cached_property
+    def prompt(self) -> bytes:
+        """Those tokens as bytes: alike for the episodes of one group."""
+        return self.tokens[: self.prompt_length].tobytes()
 
 
 @dataclass(frozen=True, slots=True)

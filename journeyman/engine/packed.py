@@ -167,27 +167,25 @@ class _Slab:
         """Begin again."""
         self.free = self.whole
 
-    def place(self, tensor: Tensor) -> Tensor:
-        """A copy in the slab; the tensor itself where there is no room left."""
-        count = tensor.numel()
-        if count > len(self.free):
-            return tensor
-        taken, self.free = self.free[:count], self.free[count:]
-        return taken.view(tensor.shape).copy_(tensor)
+    def panels(self, weight: Tensor) -> Tensor | None:
+        """A weight in panels, here or, where there is no room left, elsewhere; None where they cannot be used."""
+        found = panels(weight, self.dtype, self.free)
+        if found is not None and found.data_ptr() == self.free.data_ptr():
+            self.free = self.free[len(found) :]
+        return found
 
 
 def _product(weights: Sequence[Tensor], biases: Sequence[Tensor | None], slab: _Slab) -> Product:
     dtype = slab.dtype
-    weight = joined([w.detach() for w in weights], dtype)
+    weight = joined([w.detach() for w in weights], weights[0].dtype)
     given = [b.detach() for b in biases if b is not None]
     bias = joined(given, dtype).clone() if given else None
-    laid_out = panels(weight)
-    laid_out = None if laid_out is None else slab.place(laid_out)
+    laid_out = slab.panels(weight)
     if dtype is torch.bfloat16 and laid_out is not None:
         return Product(tiled_product(laid_out, len(weight), bias), laid_out, bias)
     if dtype is torch.bfloat16 and weight.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        opaque = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
+        opaque = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), 64)
         run = torch.ops.mkldnn._linear_pointwise.default
         return Product(lambda x: run(x, opaque, bias, "none", [], ""))
-    own = weight.clone()
+    own = weight.to(dtype, copy=True)
     return Product(lambda x: F.linear(x, own, bias), laid_out, bias)

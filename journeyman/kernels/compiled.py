@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -45,6 +46,18 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("the fused loops could not be compiled, so all will be slower: %s", _reason(error))
         return None
+
+
+TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+"""Arguments by letter: a pointer, an int64, a float."""
+
+
+@functools.cache
+def function(name: str, signature: str) -> Callable[..., None]:
+    """A function of the library that returns nothing, by the letters of its arguments."""
+    compiled = library()
+    assert compiled is not None
+    return ctypes.CFUNCTYPE(None, *(TYPES[letter] for letter in signature))((name, compiled))
 
 
 @functools.cache

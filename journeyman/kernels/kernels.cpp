@@ -30,6 +30,9 @@ bool bfloat16_tiles() { return has_tiles(); }
 void bfloat16_product(const bf16* a, const bf16* b, bf16* c, int64_t M, int64_t N, int64_t K) {
     product_alone(a, b, c, M, N, K);
 }
+void float32_panels(const float* in, int64_t rows, int64_t columns, float* out) { panels_of_columns(in, rows, columns, out); }
+void bfloat16_panels(const bf16* in, int64_t rows, int64_t columns, bf16* out) { panels_of_columns(in, rows, columns, out); }
+void rounded_panels(const float* in, int64_t rows, int64_t columns, bf16* out) { panels_of_columns(in, rows, columns, out); }
 int64_t float32_room(const PassModel* model, const Pass<float>* pass) { return Kept<float>(*model, *pass).room(*model); }
 int64_t bfloat16_room(const PassModel* model, const Pass<bf16>* pass) { return Kept<bf16>(*model, *pass).room(*model); }
 void float32_forward(const PassModel* model, const Pass<float>* pass) { forward(*model, *pass); }

@@ -148,9 +148,7 @@ _SIGNATURES = {
     "log_probability_backward": "pppppppii",
     "sample": "pppppii",
 }
-"""Arguments of each compiled loop: p a pointer, i an int64, f a float."""
-
-_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+"""Arguments of each compiled loop, as `compiled.TYPES` spells them."""
 
 
 class CompiledLoops(Loops):
@@ -160,7 +158,7 @@ class CompiledLoops(Loops):
         self.dtype = dtype
         calls: dict[str, Callable[..., None]] = {}
         for name, signature in _SIGNATURES.items():
-            prototype = ctypes.CFUNCTYPE(None, *(_TYPES[letter] for letter in signature))
+            prototype = ctypes.CFUNCTYPE(None, *(compiled.TYPES[letter] for letter in signature))
             calls[name] = prototype(addresses[name])
         self._call = calls
 

@@ -71,13 +71,6 @@ inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * s
 
 // -- weights -----------------------------------------------------------------------------------------------------------
 
-inline half_vec halves(const bf16* x) { return *reinterpret_cast<const half_vec*>(x); }
-inline half_vec halves(const float* x) {
-    half_vec out;
-    put(lanes(x), reinterpret_cast<bf16*>(&out));
-    return out;
-}
-
 // Numbers of two neighbouring rows side by side, as tiles of a right side hold them; rows that are not there are 0.
 template <typename T>
 inline bit_vec pair_of_rows(const T* in, int64_t stride, int64_t rows) {
@@ -94,31 +87,6 @@ void panels_of_rows(const T* in, int64_t rows, int64_t columns, bf16* out) {
             const bit_vec pairs = pair_of_rows(in + k * columns + n, columns, rows - k);
             const int64_t panel = n / WIDE * WIDE * deep, tile = k / DEEP * WIDE * DEEP + n % WIDE * DEEP;
             std::memcpy(out + panel + tile + k % DEEP * LANES, &pairs, sizeof(pairs));
-        }
-}
-
-// The transposed of in [rows, columns] in panels: its rows are the right side's columns.
-inline void panels_of_columns(const float* in, int64_t rows, int64_t columns, bf16* out) {
-    for (int64_t n = 0; n < rows; n += LANES)
-        for (int64_t k = 0; k < columns; k += DEEP) {
-            bit_vec square[LANES];
-            for (int64_t i = 0; i < LANES; i++) {
-                const float* row = in + (n + i) * columns + k;
-                const half_vec both[2] = {halves(row), halves(row + LANES)};
-                std::memcpy(&square[i], both, sizeof(both));
-            }
-            turn(square);
-            std::memcpy(out + n / WIDE * WIDE * columns + k / DEEP * WIDE * DEEP + n % WIDE * DEEP, square, sizeof(square));
-        }
-}
-inline void panels_of_columns(const float* in, int64_t rows, int64_t columns, float* out) {
-    for (int64_t n = 0; n < rows; n += LANES)
-        for (int64_t k = 0; k < columns; k += LANES) {
-            bit_vec square[LANES];
-            for (int64_t i = 0; i < LANES; i++) square[i] = reinterpret_cast<bit_vec>(lanes(in + (n + i) * columns + k));
-            turn(square);
-            float* to = out + n / WIDE * WIDE * columns + k * WIDE + n % WIDE;
-            for (int64_t j = 0; j < LANES; j++) std::memcpy(to + j * WIDE, &square[j], sizeof(bit_vec));
         }
 }
 

@@ -93,9 +93,9 @@ void product(const Team& team, const float* a, const float* b, float* c, int64_t
     multiply(team, {a, K}, {b, K * WIDE, WIDE}, c, N, M, N, K);
 }
 
-// -- bfloat16: panels [N / WIDE, K / 32, 2, 16, 16, 2], two tiles of 16 columns for each 32 inputs -------------------------
+constexpr int64_t DEEP = 32;  // inputs of one bfloat16 tile
 
-constexpr int64_t DEEP = 32;  // inputs of one tile
+// -- bfloat16: panels [N / WIDE, K / 32, 2, 16, 16, 2], two tiles of 16 columns for each 32 inputs -------------------------
 
 #ifdef __AMX_BF16__
 
@@ -204,5 +204,45 @@ inline bool has_tiles() { return false; }
 inline void product(const Team&, const bf16*, const bf16*, bf16*, int64_t, int64_t, int64_t) {}
 
 #endif
+
+// -- weights as right sides ----------------------------------------------------------------------------------------------
+
+inline half_vec halves(const bf16* x) { return *reinterpret_cast<const half_vec*>(x); }
+inline half_vec halves(const float* x) {
+    half_vec out;
+    put(lanes(x), reinterpret_cast<bf16*>(&out));
+    return out;
+}
+
+// The transposed of in [rows, columns] in panels: its rows are the right side's columns, up to a multiple of 32. Columns
+// are a multiple of 32, or of 16 for float32.
+template <typename S>
+inline bit_vec piece(const S* in, const bf16*) {  // 16 pairs
+    const half_vec both[2] = {halves(in), halves(in + LANES)};
+    bit_vec out;
+    std::memcpy(&out, both, sizeof(out));
+    return out;
+}
+inline bit_vec piece(const float* in, const float*) { return reinterpret_cast<bit_vec>(lanes(in)); }
+
+template <typename S, typename T>
+void panels_of_columns(const S* in, int64_t rows, int64_t columns, T* out) {
+    constexpr int64_t step = sizeof(bit_vec) / sizeof(T);  // inputs of a square
+    const int64_t panels = (rows + WIDE - 1) / WIDE;
+#pragma omp parallel for schedule(static) if (worth(rows * columns))
+    for (int64_t n = 0; n < panels * WIDE; n += LANES)
+        for (int64_t k = 0; k < columns; k += step) {
+            bit_vec square[LANES];
+            for (int64_t i = 0; i < LANES; i++)
+                square[i] = n + i < rows ? piece(in + (n + i) * columns + k, out) : bit_vec{};
+            turn(square);
+            T* panel = out + n / WIDE * WIDE * columns + k * WIDE;
+            for (int64_t j = 0; j < LANES; j++) {
+                // tiles of 16 columns one after the other; float32 rows of both side by side
+                T* to = step == LANES ? panel + j * WIDE + n % WIDE : panel + n % WIDE * DEEP + j * DEEP;
+                std::memcpy(to, &square[j], sizeof(bit_vec));
+            }
+        }
+}
 
 }  // namespace

@@ -128,25 +128,38 @@ def has_tiles() -> bool:
     return bool(library.bfloat16_tiles())
 
 
-def panels(weight: Tensor) -> Tensor | None:
-    """A weight [outputs, inputs] in panels, the last one filled up with zeros; None where they cannot be used."""
+_PANELS = {
+    (torch.float32, torch.float32): "float32_panels",
+    (torch.bfloat16, torch.bfloat16): "bfloat16_panels",
+    (torch.float32, torch.bfloat16): "rounded_panels",
+}
+
+
+def panels(weight: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor | None:
+    """A weight [outputs, inputs] in panels of numbers of a type, the last one filled up with zeros.
+
+    Args:
+        out: where to put them, flat; elsewhere when it is too small.
+
+    Returns:
+        None where they cannot be used.
+    """
     outputs, inputs = weight.shape
-    if compiled.library() is None or weight.device.type != "cpu":
+    name = _PANELS.get((weight.dtype, dtype))
+    if name is None or weight.device.type != "cpu" or compiled.library() is None:
         return None
-    if weight.dtype is torch.float32:
-        filled = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % PANEL))
-        return filled.view(-1, PANEL, inputs).transpose(1, 2).contiguous()
-    if weight.dtype is torch.bfloat16 and has_tiles() and not inputs % DEEP:
-        filled = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % PANEL))
-        return filled.view(-1, 2, PANEL // 2, inputs // DEEP, DEEP // 2, 2).permute(0, 3, 1, 4, 2, 5).contiguous()
-    return None
+    if inputs % (PANEL // 2 if dtype is torch.float32 else DEEP) or (dtype is torch.bfloat16 and not has_tiles()):
+        return None
+    size = -(-outputs // PANEL) * PANEL * inputs
+    taken = torch.empty(size, dtype=dtype) if out is None or len(out) < size else out[:size]
+    given = weight.contiguous()
+    compiled.function(name, "piip")(given.data_ptr(), outputs, inputs, taken.data_ptr())
+    return taken
 
 
 def tiled_product(panels: Tensor, outputs: int, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """The product of x [N, inputs] with a bfloat16 weight in panels: [N, outputs]."""
-    library = compiled.library()
-    assert library is not None
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 3)(("bfloat16_product", library))
+    call = compiled.function("bfloat16_product", "pppiii")
 
     def product(x: Tensor) -> Tensor:
         out = x.new_empty(len(x), outputs)

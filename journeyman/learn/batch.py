@@ -60,7 +60,7 @@ class Batch:
 def micro_batches(trajectories: Sequence[Trajectory], budget: int) -> list[Indices]:
     """Split trajectories into batches of at most `budget` flat tokens (at least one trajectory), those of one prompt
     side by side and otherwise long ones first."""
-    prompts = [_prompt(t) for t in trajectories]
+    prompts = [t.prompt for t in trajectories]
     longest: dict[bytes, int] = {}
     for prompt, t in zip(prompts, trajectories, strict=True):
         longest[prompt] = max(longest.get(prompt, 0), len(t))
@@ -69,7 +69,7 @@ def micro_batches(trajectories: Sequence[Trajectory], budget: int) -> list[Indic
     held, tokens = set[bytes](), 0
     for i in order:
         prompt, length = prompts[i], len(trajectories[i])
-        new = length - (_prompt_length(trajectories[i]) if prompt in held else 0)
+        new = length - (trajectories[i].prompt_length if prompt in held else 0)
         if not batches or tokens + new > budget:
             batches.append([])
             held, tokens, new = set(), 0, length
@@ -126,14 +126,14 @@ def _packed(
     """Flat tokens and positions, who attends to whom, and where each trajectory's tokens are."""
     groups: dict[bytes, list[int]] = {}
     for i, t in enumerate(trajectories):
-        groups.setdefault(_prompt(t), []).append(i)
+        groups.setdefault(t.prompt, []).append(i)
     tokens: list[npt.NDArray[np.int32]] = []
     positions: list[Indices] = []
     segments: list[Segment] = []
     places: list[Indices] = [np.zeros(0, np.intp)] * len(trajectories)
     total = 0
     for members in groups.values():
-        shared = _prompt_length(trajectories[members[0]]) if len(members) > 1 else 0
+        shared = trajectories[members[0]].prompt_length if len(members) > 1 else 0
         start = total
         if shared:
             tokens.append(trajectories[members[0]].tokens[:shared])
@@ -152,14 +152,5 @@ def _packed(
     return np.concatenate(tokens).astype(np.int64), np.concatenate(positions).astype(np.int64), segments, places
 
 
-def _prompt_length(t: Trajectory) -> int:
-    """Tokens before the first that was sampled."""
-    return int(t.actions[0]) if t.mask.any() else len(t)
-
-
-def _prompt(t: Trajectory) -> bytes:
-    return t.tokens[: _prompt_length(t)].tobytes()
-
-
 def _first_asked(t: Trajectory) -> int:
-    return max(_prompt_length(t) - 1, 0)
+    return max(t.prompt_length - 1, 0)

@@ -63,16 +63,12 @@ def group_advantages(
     groups: dict[str, list[float]] = {}
     for t in trajectories:
         groups.setdefault(t.group, []).append(t.outcome.reward)
-    advantages: list[FloatArray] = []
-    for t in trajectories:
-        rewards = np.array(groups[t.group])
-        centred = t.outcome.reward - rewards.mean()
-        if leave_one_out:
-            centred *= len(rewards) / max(len(rewards) - 1, 1)
-        if divide_by_std:
-            centred /= rewards.std() + 1e-6
-        advantages.append(np.where(t.mask, centred, 0.0).astype(np.float32))
-    return advantages
+    means = {group: float(np.mean(rewards)) for group, rewards in groups.items()}
+    scales: dict[str, float] = {}
+    for group, rewards in groups.items():
+        others = len(rewards) / max(len(rewards) - 1, 1) if leave_one_out else 1.0
+        scales[group] = others / (float(np.std(rewards)) + 1e-6) if divide_by_std else others
+    return [t.mask * np.float32((t.outcome.reward - means[t.group]) * scales[t.group]) for t in trajectories]
 
 
 def gae(
