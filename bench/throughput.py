@@ -47,13 +47,14 @@ from journeyman.types import Ending, Message, Outcome, StepResult, Task, Traject
 SECTIONS = ("generate", "train", "step", "fork", "growth")
 SETTINGS = ("dynamic", "static", "compiled")
 """Of the peer's cache; `compiled` is the static one with a compiled forward pass."""
+DTYPES = ("bfloat16", "float32")
 
 PROMPT, SHORTEST, LONGEST = 32, 24, 96
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to measure, and the precision in which both sides run it."""
+    """A model to measure, and the precision that Journeyman chooses for it here. The peer may have the faster one."""
 
     name: str
     loaded: LoadedModel
@@ -97,7 +98,7 @@ def loaded(name: str) -> LoadedModel:
 
 def subjects(quick: bool) -> list[Subject]:
     names = ("apprentice", "tiny") if quick else ("apprentice", "tiny", "smollm2")
-    return [Subject(n, loaded(n), torch.bfloat16 if n == "smollm2" else torch.float32) for n in names]
+    return [Subject(n, found := loaded(n), precision_of(found.model)) for n in names]
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------
@@ -149,10 +150,10 @@ def generate(results: Results, found: list[Subject], rates: Rates, repeats: int)
         for batch, wanted in ((32, lengths), (1, [64])):
             tokens, label = prompts(subject, batch), f"{subject.name}_b{batch}"
             asked = {
-                "what": "generate", "model": subject.name, "dtype": str(subject.dtype).split(".")[1],
-                "prompts": tokens.tolist(), "tokens": max(wanted),
+                "what": "generate", "model": subject.name, "prompts": tokens.tolist(), "tokens": max(wanted)
             }  # fmt: skip
-            best = surveyed(results, f"generate_{label}", peer, [{**asked, "setting": s} for s in SETTINGS], "setting")
+            requests = [{**asked, "setting": s, "dtype": d} for s in SETTINGS for d in DTYPES]
+            best = surveyed(results, f"generate_{label}", peer, requests, "setting", "dtype")
             mine, theirs = in_turn(
                 our_generate(subject, tokens, wanted), lambda best=best, peer=peer: peer.ask(**best)[0], repeats
             )
@@ -164,7 +165,7 @@ def generate(results: Results, found: list[Subject], rates: Rates, repeats: int)
                 alone.append(times)
             elif subject.name == "apprentice":
                 ratio(results, "generate_ratio_tiny", mine, theirs)
-            print(f"generate {label}: {times:.1f} x {best['setting']}", flush=True)
+            print(f"generate {label}: {times:.1f} x {best['setting']}, {best['dtype']}", flush=True)
         peer.close()
     results.figure("generate_ratio_b1_min", min(alone), "times")
     subject = found[-1]
@@ -226,18 +227,17 @@ def episodes(subject: Subject, count: int) -> list[Trajectory]:
     return found
 
 
-def precision_of(subject: Subject) -> str:
-    return "float32" if subject.dtype is torch.float32 else "bfloat16"
+def precision_of(model: Decoder) -> torch.dtype:
+    return getattr(torch, Learner(model, None, UpdateConfig(), keep_reference=False).precision)
 
 
 def learner_of(subject: Subject) -> Learner:
     config = UpdateConfig(
         policy=OptimizerConfig(learning_rate=1e-5),
         minibatches=1,
-        precision=precision_of(subject),
         normalize=False,
         max_kl=1e9,
-    )  # type: ignore[arg-type]
+    )
     return Learner(subject.model, None, config, keep_reference=False)
 
 
@@ -257,7 +257,7 @@ def train(results: Results, found: list[Subject], rates: Rates, repeats: int) ->
         asked = {
             "what": "train", "model": subject.name, "sequences": [t.tokens.tolist() for t in batch], "replies": replies
         }  # fmt: skip
-        precisions = ("float32",) if subject.dtype is torch.float32 else ("autocast", "bfloat16")
+        precisions = ("autocast", "bfloat16", "float32")
         requests = [{**asked, "precision": p, "budget": b} for p in precisions for b in (2048, 8192)]
         best = surveyed(results, f"train_{subject.name}", peer, requests, "precision", "budget")
         mine, theirs = in_turn(ours, lambda best=best, peer=peer: peer.ask(**best)[0], repeats)
@@ -301,7 +301,7 @@ def step(results: Results, found: list[Subject], rates: Rates, repeats: int) -> 
         renderer, job, tokenizer = Renderer(subject.loaded.tokenizer), Echo(), subject.loaded.tokenizer
         spoken = [tokenizer.decode(renderer.open(job.task("train", i).messages)) for i in range(tasks)]
         survey: dict[str, list[float]] = {}
-        for bf16 in (False,) if subject.dtype is torch.float32 else (True, False):
+        for bf16 in (True, False):
             peer, arguments = Child(), [spoken, group, tokens, bf16, repeats + 1]
             spans = peer.ask(what="step", model=subject.name, arguments=arguments)[1:]
             survey["bfloat16" if bf16 else "float32"] = spans
@@ -365,13 +365,14 @@ def growth(results: Results, found: list[Subject], rates: Rates, repeats: int) -
     for subject in (found[0], found[-1]):
         peer = Child()
         rows: list[dict[str, float]] = []
-        for batch in (1, 2, 8, 32, 128, 512) if subject.dtype is torch.float32 else (1, 8, 32, 64, 128):
+        small = subject.name != "smollm2"
+        for batch in (1, 2, 8, 32, 128, 512) if small else (1, 8, 32, 64, 128):
             tokens = prompts(subject, batch)
             ours = our_generate(subject, tokens, [32] * batch)
             row = {"batch": batch, "ours": batch * 32 / min(ours(), ours(), ours())}
-            if subject.dtype is torch.float32 or batch <= 32:
+            if small or batch <= 32:
                 asked = {
-                    "what": "generate", "model": subject.name, "dtype": str(subject.dtype).split(".")[1],
+                    "what": "generate", "model": subject.name, "dtype": "float32" if small else "bfloat16",
                     "prompts": tokens.tolist(), "tokens": 32, "setting": "dynamic",
                 }  # fmt: skip
                 row["transformers"] = batch * 32 / min(peer.ask(**asked)[0] for _ in range(2))
@@ -392,7 +393,7 @@ def growth(results: Results, found: list[Subject], rates: Rates, repeats: int) -
     rows = []
     for width in (64, 128, 256, 512):
         torch.manual_seed(0)
-        wide = Subject("", LoadedModel(Decoder(DecoderConfig.tiny(512, width=width)), None, None, ""), torch.float32)
+        wide = Subject("", LoadedModel(Decoder(DecoderConfig.tiny(512, width=width)), None, None, ""), found[0].dtype)
         ours = our_generate(wide, prompts(wide, 32), [32] * 32)
         rows.append({"width": width, "ours": 1024 / min(ours(), ours(), ours())})
     results.detail("growth_by_width", rows)
