@@ -78,12 +78,13 @@ class PackedDecoder:
             size += sum(t.numel() * t.element_size() for t in weights.values())
             norms = {"before_attention": layer.before_attention, "before_mlp": layer.before_mlp}
             layers.append(({**norms, **weights}, c.window(index)))
-        if self.head.panels is None or (self.dtype is torch.float32 and size > MOST_APART):
+        apart = size <= MOST_APART
+        if self.head.panels is None or (self.dtype is torch.float32 and not apart):
             return None
         ends = {"embedding": self.embedding, "cos": self.cos, "sin": self.sin, "final": self.final}
         widths = {"D": c.hidden_size, "I": c.intermediate_size, "E": c.head_width, "V": c.vocab_size}
         heads = {"H": c.heads, "K": c.kv_heads}
-        return WholeStep({**ends, "head": self.head.panels}, layers, {**widths, **heads}, c.norm_eps)
+        return WholeStep({**ends, "head": self.head.panels}, layers, {**widths, **heads}, c.norm_eps, apart)
 
     def _layer(self, layer: Layer) -> _Layer:
         a, m = layer.self_attn, layer.mlp

@@ -19,7 +19,7 @@ from torch import Tensor
 from journeyman.kernels import compiled
 
 MOST_APART = 2**24
-"""Bytes of float32 weights up to which every thread reads all of them."""
+"""Bytes of weights up to which every thread may read all of them."""
 
 LONG = 128
 """Rows that read more tokens at once are better served by attention over squares (`attention.py`)."""
@@ -58,6 +58,7 @@ class WholeStep:
             window (None for all).
         shape: D, I, H, K, E, V of `loops.h`.
         eps: of the norms.
+        apart: whether every thread takes some rows by itself, and reads all weights.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class WholeStep:
         layers: Sequence[tuple[Mapping[str, Tensor], int | None]],
         shape: Mapping[str, int],
         eps: float,
+        apart: bool,
     ) -> None:
         library = compiled.library()
         assert library is not None
@@ -78,7 +80,7 @@ class WholeStep:
         self._model = _Model(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             layers=ctypes.addressof(self._layers), count=len(layers), **shape,
-            apart=True, eps=eps,
+            apart=apart, eps=eps,
         )  # fmt: skip
 
     def __call__(
