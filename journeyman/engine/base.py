@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from journeyman.model.texts import StopTexts
 from journeyman.errors import UsageError
 from journeyman.model.decoder import Decoder
 
 Finish = Literal["stop", "length", "context"]
-"""A reply ended by an end token, by its token limit, or because the context is full."""
+"""A reply ended by an end token or text, by its token limit, or because the context is full."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Sampling:
             distribution, so 1 is right for learning.
         max_tokens: longest reply.
         stop: tokens that end a reply; they belong to it.
+        stop_texts: texts that do; the token that completes one is the reply's last.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 64
     stop: frozenset[int] = field(default_factory=frozenset[int])
+    stop_texts: StopTexts | None = None
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from journeyman.engine.base import Engine, Reply, Sampling
+from journeyman.model.texts import MATCHED
 from journeyman.model.decoder import Decoder
 
 
@@ -50,11 +51,14 @@ class ScriptedEngine(Engine):
         read = self._read[sequence]
         tokens: list[int] = []
         finish = "length"
+        state = 0
         for token in self.script(list(read)):
             if len(tokens) == sampling.max_tokens or len(read) + len(tokens) == self.context:
                 break
             tokens.append(token)
-            if token in sampling.stop:
+            if sampling.stop_texts is not None:
+                state = sampling.stop_texts.after(state, token)
+            if token in sampling.stop or state == MATCHED:
                 finish = "stop"
                 break
         if finish != "stop" and len(read) + len(tokens) >= self.context:

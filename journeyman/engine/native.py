@@ -23,6 +23,7 @@ from journeyman import machine
 from journeyman.engine.base import Engine, Finish, Reply, Sampling
 from journeyman.engine.cache import BlockCache, Ints
 from journeyman.engine.packed import packed
+from journeyman.model.texts import MATCHED, Table
 from journeyman.errors import UsageError
 from journeyman.kernels.attention import Rows, squares
 from journeyman.kernels.loops import loops
@@ -100,6 +101,9 @@ class NativeEngine(Engine):
         self.temperature = np.ones(slots, np.float32)
         self.top_p = np.ones(slots, np.float32)
         self.stop: Ints = np.full((slots, 1), NEVER, np.int64)
+        self.texts: list[Table | None] = [None] * slots
+        """What each row's reply stops at, as a table from state and token to state."""
+        self.state: Ints = np.zeros(slots, np.int64)
         self.owner: list[int] = [-1] * slots
         self.free = list(range(slots - 1, -1, -1))
         self.line: deque[int] = deque()
@@ -219,6 +223,8 @@ class NativeEngine(Engine):
         self.limit[slot] = room
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
         self._ends(slot, sampling.stop)
+        self.texts[slot] = None if sampling.stop_texts is None else sampling.stop_texts.table(self.config.vocab_size)
+        self.state[slot] = 0
         self.active[slot] = True
         self.steady = None
 
@@ -267,10 +273,14 @@ class NativeEngine(Engine):
             cache, room = self.cache, np.where(ready, np.minimum(self.limit[rows] - known, self.stride), 0)
             cache.reserve(rows, at + counts + np.maximum(room - 1, 0))
             draws = uniform(self.seeds[rows, None], known[:, None] + np.arange(self.stride))
-            return self.model.whole(
-                tokens, row_of, position, counts, room, self.temperature[rows], draws, self.stop[rows],
+            tables = np.array([_address(self.texts[row]) for row in rows.tolist()], np.uint64)
+            state = self.state[rows]
+            found = self.model.whole(
+                tokens, row_of, position, counts, room, self.temperature[rows], draws, self.stop[rows], tables, state,
                 cache.keys, cache.values, cache.table,
             )  # fmt: skip
+            self.state[rows] = state
+            return found
         self.cache.reserve(rows, at + counts)
         row, place, flat = (torch.from_numpy(x).to(self.device) for x in (row_of, position, tokens))
         hidden = self.model.hidden(flat, place, self._attention(rows, counts, row, place))
@@ -280,6 +290,10 @@ class NativeEngine(Engine):
         token, logprob = np.empty((len(rows), 1), np.int64), np.empty((len(rows), 1), np.float32)
         if len(last):
             token[ready, 0], logprob[ready, 0] = self._sample(rows[ready], hidden)
+            for row, chosen in zip(rows[ready].tolist(), token[ready, 0].tolist(), strict=True):
+                table = self.texts[row]
+                if table is not None:
+                    self.state[row] = table[self.state[row], chosen]
         return token, logprob, ready.astype(np.int64)
 
     @property
@@ -356,7 +370,7 @@ class NativeEngine(Engine):
             self.tokens[place], self.logprobs[place] = tokens[who, which], logprobs[who, which]
         self.known[rows] = at + made
         last = tokens[np.arange(len(rows)), np.maximum(made - 1, 0)]
-        stopped = (self.stop[rows] == last[:, None]).any(1) & (made > 0)
+        stopped = ((self.stop[rows] == last[:, None]).any(1) | (self.state[rows] == MATCHED)) & (made > 0)
         over = stopped | ((at + made >= self.limit[rows]) & (made > 0))
         if not over.any():
             return []
@@ -381,6 +395,10 @@ class NativeEngine(Engine):
             self.steady = None
             replies.append(reply)
         return replies
+
+
+def _address(table: Table | None) -> int:
+    return 0 if table is None else table.ctypes.data
 
 
 def uniform(seeds: npt.NDArray[np.uint64], positions: Ints) -> npt.NDArray[np.float64]:

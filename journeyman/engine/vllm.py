@@ -346,6 +346,12 @@ def _check(sampling: Sampling) -> None:
             reason="vLLM gives log-probabilities after the cut",
             fix="leave top_p at 1, or use the native engine",
         )
+    if sampling.stop_texts is not None:
+        raise UsageError(
+            f"the vLLM engine stops at tokens alone, not at {list(sampling.stop_texts.texts)}",
+            reason="it is given no tokenizer",
+            fix="leave them out, or use the native engine",
+        )
     if sampling.temperature and not COLDEST <= sampling.temperature <= HOTTEST:
         raise UsageError(
             f"the vLLM engine's temperature must be 0 or from {COLDEST} to {HOTTEST}, got {sampling.temperature}"

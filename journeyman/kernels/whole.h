@@ -41,6 +41,8 @@ struct Step {
     const float* temperature;                // [rows]
     const double* uniform;                   // [rows, most]
     const int64_t* stop;                     // [rows, stops]: tokens that end a reply
+    const int32_t* const* texts;             // [rows]: tables from state and token to state, or null
+    int64_t* state;                          // [rows]: below 0 after a text that ends a reply
     T *keys, *values;                        // the cache, [layers, blocks, ...]
     const int32_t* table;
     int64_t rows, most, stops, table_width, layer_size;
@@ -140,7 +142,8 @@ void go_on(const Model<T>& m, const Step<T>& s, Desk<T>& d, int64_t step) {
     for (size_t i = 0; i < d.live.size(); i++) {
         const int64_t r = d.live[i], token = s.token[r * s.most + step];
         const int64_t *stop = s.stop + r * s.stops, *end = stop + s.stops;
-        if (++s.made[r] == s.room[r] || std::find(stop, end, token) != end) continue;
+        if (s.texts[r]) s.state[r] = s.texts[r][s.state[r] * m.V + token];
+        if (++s.made[r] == s.room[r] || std::find(stop, end, token) != end || s.state[r] < 0) continue;
         live.push_back(r), tokens.push_back(token);
         row.push_back(d.row[d.last[i]]), position.push_back(d.position[d.last[i]] + 1);
     }

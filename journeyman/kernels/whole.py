@@ -43,7 +43,7 @@ _Model = structure(
 )
 _Step = structure(
     "_Step",
-    "tokens row position starts room temperature uniform stop keys values table",
+    "tokens row position starts room temperature uniform stop texts state keys values table",
     "rows most stops table_width layer_size",
     (("token", ctypes.c_void_p), ("logprob", ctypes.c_void_p), ("made", ctypes.c_void_p)),
 )
@@ -93,15 +93,19 @@ class WholeStep:
         temperature: npt.NDArray[np.float32],
         uniform: npt.NDArray[np.float64],
         stop: Ints,
+        texts: npt.NDArray[np.uint64],
+        state: Ints,
         keys: Tensor,
         values: Tensor,
         table: npt.NDArray[np.int32],
     ) -> tuple[Ints, npt.NDArray[np.float32], Ints]:
         """Read flat tokens [N] at (row, position) into the cache, `counts` of each row after each other; then sample up
-        to `room` tokens in each, until one of its `stop` [rows, any] comes.
+        to `room` tokens in each, until one of its `stop` [rows, any] comes, or a text that it stops at.
 
         Args:
             uniform: what tokens are drawn with [rows, most], `most` the greatest room.
+            texts: of each row the address of its table (`model/texts.py`), as wide as the vocabulary, or 0.
+            state: where each row is in its table; moved on.
 
         Returns:
             Tokens and their log-probabilities [rows, most], and how many each row has.
@@ -112,8 +116,8 @@ class WholeStep:
         token, logprob, made = np.empty((rows, most), np.int64), np.empty((rows, most), np.float32), np.empty_like(room)
         step = _Step(
             tokens.ctypes.data, row.ctypes.data, position.ctypes.data, starts.ctypes.data, room.ctypes.data,
-            temperature.ctypes.data, uniform.ctypes.data, stop.ctypes.data, keys.data_ptr(), values.data_ptr(),
-            table.ctypes.data, rows, most, stop.shape[1], table.shape[1], keys.stride(0),
+            temperature.ctypes.data, uniform.ctypes.data, stop.ctypes.data, texts.ctypes.data,
+            state.ctypes.data, keys.data_ptr(), values.data_ptr(), table.ctypes.data, rows, most, stop.shape[1], table.shape[1], keys.stride(0),
             token.ctypes.data, logprob.ctypes.data, made.ctypes.data,
         )  # fmt: skip
         self._call(ctypes.byref(self._model), ctypes.byref(step))

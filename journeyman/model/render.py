@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from journeyman.errors import CheckpointError, UsageError
+from journeyman.model.texts import StopTexts, spelled_bytes
 from journeyman.types import Message, Role
 
 _RULE, _ASK, _REPLY, _MORE = "probe-rule-70", "probe-ask-71", "probe-reply-72", "probe-more-73"
@@ -111,6 +113,7 @@ class Renderer:
         self._system_known = self._stands([Message("system", _RULE), Message("user", _ASK)], shows=_RULE)
         self._anchor, self._lead = self._find_anchor()
         self._anchor_ids = self.encode(self._anchor)
+        self._stop_texts = lru_cache(maxsize=64)(lambda texts: StopTexts(texts, self._bytes()))
         self._open = lru_cache(maxsize=1 << 12)(self._open_ids)
         self._observe = lru_cache(maxsize=1 << 14)(self._observe_ids)
 
@@ -177,6 +180,30 @@ class Renderer:
         """A reply's text. End tokens are dropped; other special tokens show: they were said, too."""
         said = [int(token) for token in ids if token not in self.end_ids]
         return self._decode(said).removeprefix(self._lead)
+
+    def stop_texts(self, texts: Sequence[str]) -> StopTexts:
+        """Texts at which a reply is to end, as engines want them (one object for the same texts).
+
+        Raises:
+            UsageError: one of them is empty.
+        """
+        return self._stop_texts(tuple(texts))
+
+    def _bytes(self) -> list[bytes]:
+        """What each token of the vocabulary adds to a reply; nothing for special ones."""
+        special = set(self._specials.values()) | set(self.tokenizer.all_special_ids)
+        spelled = self._backend is not None and isinstance(self._backend.decoder, ByteLevel)
+        before = self.encode("a")  # a first token may lose the space that it begins with
+        shown = self._decode(before)
+        found: list[bytes] = []
+        for token in range(len(self.tokenizer)):
+            if token in special:
+                found.append(b"")
+            elif spelled:
+                found.append(spelled_bytes(self.tokenizer.convert_ids_to_tokens(token)))
+            else:
+                found.append(self._decode([*before, token]).removeprefix(shown).encode())
+        return found
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text. A character spread over several tokens shows at its last one."""

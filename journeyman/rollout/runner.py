@@ -37,6 +37,8 @@ class RolloutConfig:
     """Overrides the job's limit of tokens in one reply."""
     seconds_per_step: float = 10.0
     """An environment or grader that takes longer than this for one reply fails its episode."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply, beside the model's own end token. They belong to it."""
     workers: int = 0
     """Processes that environments run in, beside the engine; 0: in this one. Worth it where a step takes longer than
     about a millisecond."""
@@ -167,6 +169,7 @@ def _episode(renderer: Renderer, job: Job, attempt: Attempt, prompt: list[int], 
         top_p=config.top_p,
         max_tokens=config.max_reply_tokens or job.max_reply_tokens,
         stop=renderer.end_ids,
+        stop_texts=renderer.stop_texts(config.stop) if config.stop else None,
     )
     episode = _Episode(attempt, sampling, config.max_turns or job.max_turns)
     episode.read(prompt)
@@ -197,7 +200,8 @@ def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answ
         return Outcome(earned, Ending.TERMINATED)
     if result.truncated or len(episode.turns) >= episode.max_turns or reply.finish == "context":
         return Outcome(earned, Ending.TRUNCATED)
-    fresh = renderer.observe(result.observation, result.role, ended=reply.finish == "stop")
+    ended = bool(reply.tokens) and reply.tokens[-1] in renderer.end_ids  # and not at a text, or cut
+    fresh = renderer.observe(result.observation, result.role, ended=ended)
     if len(episode.tokens) + len(fresh) >= engine.context:
         return Outcome(earned, Ending.TRUNCATED)
     episode.read(fresh)

@@ -14,6 +14,7 @@ from journeyman.engine.base import Reply, Sampling
 from journeyman.engine.native import NativeEngine, uniform
 from journeyman.errors import UsageError
 from journeyman.model.decoder import Decoder, DecoderConfig
+from journeyman.model.texts import StopTexts
 
 VOCAB = 60
 END = 5
@@ -171,3 +172,34 @@ def test_draws_cover_the_interval_evenly() -> None:
     counts, _ = np.histogram(draws, bins=20, range=(0, 1))
     # 1,000 expected in each bin with standard deviation 31: 5 of them leave odds of about 1 in 10^5
     assert np.abs(counts - 1000).max() < 155
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_ends_with_the_token_that_completes_a_text(whole: bool) -> None:
+    """Each token spells two letters of a ring of thirty, so texts begin and end within tokens."""
+    letters = "abcdefghijklmnopqrstuvwxyzABCD"
+    pieces = [(letters[token % 30] + letters[(token * 7 + 3) % 30]).encode() for token in range(VOCAB)]
+    model, tokens = make_model(), list(range(7, 12))
+
+    def replies(*texts: str) -> list[Reply]:
+        engine = NativeEngine(model, slots=6, context=100)
+        if not whole:
+            engine.model.whole = None
+        for seed in range(6):  # the last ones have no texts to stop at
+            stop_texts = StopTexts(texts, pieces) if texts and seed < 4 else None
+            engine.submit(engine.open(seed), tokens, Sampling(max_tokens=60, stop_texts=stop_texts))
+        found: list[Reply] = []
+        while engine.busy:
+            found += engine.step()
+        return sorted(found, key=lambda reply: reply.sequence)
+
+    free = replies()
+    said = [b"".join(pieces[token] for token in reply.tokens).decode() for reply in free]
+    texts = said[0][31:34], said[1][20:22]
+    for number, (reply, before, text) in enumerate(zip(replies(*texts), free, said, strict=True)):
+        ends = [text.find(t) + len(t) for t in texts if t in text]
+        if number >= 4 or not ends:
+            assert reply.tokens == before.tokens
+            continue
+        assert reply.finish == "stop"
+        assert reply.tokens == before.tokens[: -(-min(ends) // 2)]

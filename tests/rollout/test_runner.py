@@ -159,6 +159,13 @@ def test_every_limit_truncates() -> None:
     assert len(no_room) == len(OPENING + SAID), "an observation nobody can answer is not read"
 
 
+def test_a_reply_ends_at_a_text_and_is_closed_for_the_next_turn() -> None:
+    (t,) = play(go_on, config=RolloutConfig(stop=("nort", "south"), max_turns=2))
+    first = t.turns[0]
+    assert "nort" in first.reply and first.stop - first.start < len(SAID)
+    assert t.tokens[first.stop] == RENDERER.end_id and not t.mask[first.stop]
+
+
 def test_a_reply_that_never_stops_is_cut_and_closed_for_the_next_turn() -> None:
     word = SAID[0]
     (t,) = play(third_time, engine=ScriptedEngine(lambda read: [word] * 100))
