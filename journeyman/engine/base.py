@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from journeyman.model.texts import StopTexts
 from journeyman.errors import UsageError
 from journeyman.model.decoder import Decoder
+from journeyman.model.texts import StopTexts
 
 Finish = Literal["stop", "length", "context"]
 """A reply ended by an end token or text, by its token limit, or because the context is full."""

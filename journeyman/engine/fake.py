@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from journeyman.engine.base import Engine, Reply, Sampling
-from journeyman.model.texts import MATCHED
 from journeyman.model.decoder import Decoder
+from journeyman.model.texts import MATCHED
 
 
 class ScriptedEngine(Engine):

@@ -23,12 +23,12 @@ from journeyman import machine
 from journeyman.engine.base import Engine, Finish, Reply, Sampling
 from journeyman.engine.cache import BlockCache, Ints
 from journeyman.engine.packed import packed
-from journeyman.model.texts import MATCHED, Table
 from journeyman.errors import UsageError
 from journeyman.kernels.attention import Rows, squares
 from journeyman.kernels.loops import loops
 from journeyman.kernels.whole import LONG
 from journeyman.model.decoder import Attend, Decoder
+from journeyman.model.texts import MATCHED, Table
 
 FEW = 8
 """A row that reads at most this many tokens lets each attend by itself, as when it samples."""

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from journeyman.errors import UsageError
 
 _PLAIN = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-_BYTES = {chr(byte): byte for byte in _PLAIN}
-_BYTES |= {chr(256 + n): byte for n, byte in enumerate(byte for byte in range(256) if byte not in set(_PLAIN))}
+_OTHERS = sorted(set(range(256)) - set(_PLAIN))
+_BYTES = {chr(byte): byte for byte in _PLAIN} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
 """The letter that stands for each byte in byte-level vocabularies (GPT-2's)."""
 
 
