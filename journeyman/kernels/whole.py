@@ -114,10 +114,10 @@ class WholeStep:
         starts = np.zeros(rows + 1, np.int64)
         np.cumsum(counts, out=starts[1:])
         token, logprob, made = np.empty((rows, most), np.int64), np.empty((rows, most), np.float32), np.empty_like(room)
+        arrays = (tokens, row, position, starts, room, temperature, uniform, stop, texts, state)
         step = _Step(
-            tokens.ctypes.data, row.ctypes.data, position.ctypes.data, starts.ctypes.data, room.ctypes.data,
-            temperature.ctypes.data, uniform.ctypes.data, stop.ctypes.data, texts.ctypes.data,
-            state.ctypes.data, keys.data_ptr(), values.data_ptr(), table.ctypes.data, rows, most, stop.shape[1], table.shape[1], keys.stride(0),
+            *(array.ctypes.data for array in arrays), keys.data_ptr(), values.data_ptr(), table.ctypes.data,
+            rows, most, stop.shape[1], table.shape[1], keys.stride(0),
             token.ctypes.data, logprob.ctypes.data, made.ctypes.data,
         )  # fmt: skip
         self._call(ctypes.byref(self._model), ctypes.byref(step))
