@@ -49,6 +49,8 @@ SETTINGS = ("dynamic", "static", "compiled")
 """Of the peer's cache; `compiled` is the static one with a compiled forward pass."""
 DTYPES = ("bfloat16", "float32")
 
+MODELS = ("apprentice", "tiny", "smollm2")
+
 PROMPT, SHORTEST, LONGEST = 32, 24, 96
 
 
@@ -96,8 +98,7 @@ def loaded(name: str) -> LoadedModel:
     return fresh("tiny,vocab=512", [Echo()])
 
 
-def subjects(quick: bool) -> list[Subject]:
-    names = ("apprentice", "tiny") if quick else ("apprentice", "tiny", "smollm2")
+def subjects(names: Sequence[str]) -> list[Subject]:
     return [Subject(n, found := loaded(n), precision_of(found.model)) for n in names]
 
 
@@ -257,9 +258,11 @@ def train(results: Results, found: list[Subject], rates: Rates, repeats: int) ->
         asked = {
             "what": "train", "model": subject.name, "sequences": [t.tokens.tolist() for t in batch], "replies": replies
         }  # fmt: skip
-        precisions = ("autocast", "bfloat16", "float32")
+        precisions = ("autocast", "bfloat16") if subject.name == "smollm2" else ("autocast", "bfloat16", "float32")
         requests = [{**asked, "precision": p, "budget": b} for p in precisions for b in (2048, 8192)]
         best = surveyed(results, f"train_{subject.name}", peer, requests, "precision", "budget")
+        peer.close()
+        peer = Child()  # without the memory of the others
         mine, theirs = in_turn(ours, lambda best=best, peer=peer: peer.ask(**best)[0], repeats)
         tokens, spent = sum(len(t) for t in batch), statistics.median(mine)
         times = ratio(results, f"train_ratio_{subject.name}", mine, theirs)
@@ -269,7 +272,7 @@ def train(results: Results, found: list[Subject], rates: Rates, repeats: int) ->
             )
         floor = train_floor(subject.model.config, tokens, sum(replies), tokens / len(batch), subject.dtype, rates)
         results.figure(f"train_share_of_floor_{subject.name}", floor / spent, "share")
-        if subject is found[-1]:
+        if subject.name == "smollm2":
             results.figure("train_share_of_floor", floor / spent, "share")
         peer.close()
         print(f"train {subject.name}: {times:.1f} x {best['precision']}, {floor / spent:.0%} of the floor", flush=True)
@@ -282,9 +285,10 @@ def our_steps(subject: Subject, tasks: int, group: int, tokens: int, count: int)
     engine = NativeEngine(subject.model, slots=tasks * group, context=256, dtype=subject.dtype)
     config = RolloutConfig(max_reply_tokens=tokens)
     spans: list[float] = []
+    drawn = [job.task("train", i) for i in range(count * tasks)]
     for number in range(count):
         start = time.perf_counter()
-        chosen = [job.task("train", i) for i in range(number * tasks, (number + 1) * tasks)]
+        chosen = drawn[number * tasks : (number + 1) * tasks]
         orders = attempts(chosen, repeats=group, prefix=f"s{number}", seed=0)
         played = list(rollout(engine, renderer, {job.name: job}, orders, config))
         learner.update_policy(played, group_advantages(played, divide_by_std=True), np.random.default_rng(0))
@@ -454,6 +458,7 @@ def draw(results: Results) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    options.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="fewer, for train and step")
     options.add_argument("--repeats", type=int, default=5)
     chosen = options.parse_args()
     results = Results("throughput", quick=chosen.quick)
@@ -461,7 +466,7 @@ def main() -> None:
     results.detail(
         "rates", {"bf16_tflops": rates.bfloat16, "fp32_tflops": rates.float32, "bandwidth_gbs": rates.bandwidth}
     )
-    found = subjects(chosen.quick)
+    found = subjects([name for name in chosen.models if name != "smollm2" or not chosen.quick])
     repeats = 2 if chosen.quick else chosen.repeats
     sections = {"generate": generate, "train": train, "step": step, "fork": fork, "growth": growth}
     for name in ("generate", "fork", "growth") if chosen.quick else chosen.only:

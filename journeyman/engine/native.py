@@ -103,6 +103,8 @@ class NativeEngine(Engine):
         self.stop: Ints = np.full((slots, 1), NEVER, np.int64)
         self.texts: list[Table | None] = [None] * slots
         """What each row's reply stops at, as a table from state and token to state."""
+        self.addresses = np.zeros(slots, np.uint64)
+        """Of the tables; 0 for none."""
         self.state: Ints = np.zeros(slots, np.int64)
         self.owner: list[int] = [-1] * slots
         self.free = list(range(slots - 1, -1, -1))
@@ -223,7 +225,8 @@ class NativeEngine(Engine):
         self.limit[slot] = room
         self.temperature[slot], self.top_p[slot] = sampling.temperature, sampling.top_p
         self._ends(slot, sampling.stop)
-        self.texts[slot] = None if sampling.stop_texts is None else sampling.stop_texts.table(self.config.vocab_size)
+        table = None if sampling.stop_texts is None else sampling.stop_texts.table(self.config.vocab_size)
+        self.texts[slot], self.addresses[slot] = table, 0 if table is None else table.ctypes.data
         self.state[slot] = 0
         self.active[slot] = True
         self.steady = None
@@ -273,10 +276,10 @@ class NativeEngine(Engine):
             cache, room = self.cache, np.where(ready, np.minimum(self.limit[rows] - known, self.stride), 0)
             cache.reserve(rows, at + counts + np.maximum(room - 1, 0))
             draws = uniform(self.seeds[rows, None], known[:, None] + np.arange(self.stride))
-            tables = np.array([_address(self.texts[row]) for row in rows.tolist()], np.uint64)
             state = self.state[rows]
             found = self.model.whole(
-                tokens, row_of, position, counts, room, self.temperature[rows], draws, self.stop[rows], tables, state,
+                tokens, row_of, position, counts, room, self.temperature[rows], draws, self.stop[rows],
+                self.addresses[rows], state,
                 cache.keys, cache.values, cache.table,
             )  # fmt: skip
             self.state[rows] = state
@@ -395,10 +398,6 @@ class NativeEngine(Engine):
             self.steady = None
             replies.append(reply)
         return replies
-
-
-def _address(table: Table | None) -> int:
-    return 0 if table is None else table.ctypes.data
 
 
 def uniform(seeds: npt.NDArray[np.uint64], positions: Ints) -> npt.NDArray[np.float64]:

@@ -125,14 +125,10 @@ def rollout(
     """By the key of their environment."""
     keys: dict[int, int] = {}
     """Keys of the environments by the engine's sequence."""
-    prompts: dict[int, list[int]] = {}
-    """Tokens of each task's messages, which its group shares; by the task's `id`."""
     try:
         for attempt in attempts:
             job = jobs[attempt.task.job]
-            if id(attempt.task) not in prompts:
-                prompts[id(attempt.task)] = renderer.open(attempt.task.messages)
-            episode = _episode(renderer, job, attempt, prompts[id(attempt.task)], config)
+            episode = _episode(renderer, job, attempt, config)
             if len(episode.tokens) >= engine.context:
                 error = f"the prompt has {len(episode.tokens)} tokens and the context holds {engine.context}"
                 failed = Outcome(0.0, Ending.FAILED, error, "engine")
@@ -162,7 +158,7 @@ def rollout(
             home.close()
 
 
-def _episode(renderer: Renderer, job: Job, attempt: Attempt, prompt: list[int], config: RolloutConfig) -> _Episode:
+def _episode(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConfig) -> _Episode:
     """An episode that has read its prompt."""
     sampling = Sampling(
         temperature=config.temperature,
@@ -172,7 +168,7 @@ def _episode(renderer: Renderer, job: Job, attempt: Attempt, prompt: list[int], 
         stop_texts=renderer.stop_texts(config.stop) if config.stop else None,
     )
     episode = _Episode(attempt, sampling, config.max_turns or job.max_turns)
-    episode.read(prompt)
+    episode.read(renderer.open(attempt.task.messages))
     return episode
 
 
