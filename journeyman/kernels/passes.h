@@ -126,14 +126,17 @@ struct Weight {
         else
             multiply(ALONE, {grad, outputs}, {plain, WIDE, inputs}, grad_x, inputs, n, inputs, outputs);
     }
+    // Whether sums of gradients lie transposed: of the two sides, the narrower is cheaper to turn.
+    bool turned() const { return std::is_same_v<T, bf16> && inputs < outputs; }
+
     void gradient(const T* grad, const T* x, float* sum, int64_t n) const {
         if constexpr (std::is_same_v<T, bf16>) {
             static thread_local std::vector<bf16> left, right;
-            const int64_t deep = (n + DEEP - 1) / DEEP * DEEP;
-            bf16 *turned = room_for(left, outputs * deep), *paired = room_for(right, inputs * deep);
-            transposed_pairs(grad, n, outputs, turned);
-            panels_of_rows(x, n, inputs, paired);
-            add_product(turned, paired, sum, outputs, inputs, deep);
+            const int64_t deep = (n + DEEP - 1) / DEEP * DEEP, high = std::min(outputs, inputs), wide = std::max(outputs, inputs);
+            bf16 *turned_side = room_for(left, high * deep), *paired = room_for(right, wide * deep);
+            transposed_pairs(turned() ? x : grad, n, high, turned_side);
+            panels_of_rows(turned() ? grad : x, n, wide, paired);
+            add_product(turned_side, paired, sum, high, wide, deep);
         } else {
             multiply(ALONE, {grad, outputs, true}, {x, WIDE, inputs}, sum, inputs, outputs, inputs, n, true);
         }
@@ -528,6 +531,24 @@ void forward(const PassModel& m, const Pass<T>& p) {
     });
 }
 
+// A layer's gradients, each as its weight lies.
+template <typename T>
+void hand_over(const PassModel& m, const float* sums, float* gradients, int64_t layer) {
+    const auto from = parts_of(m, sums, layer);
+    const auto to = parts_of(m, gradients, layer);
+    const LayerProducts<T> by = products_of<T>(m, layer);
+    const auto give = [](const Weight<T>& weight, const float* sum, float* gradient) {
+        if (weight.turned())
+            transpose(sum, gradient, weight.inputs, weight.outputs);
+        else
+            std::copy_n(sum, weight.inputs * weight.outputs, gradient);
+    };
+    std::copy_n(from.before_attention, m.D, to.before_attention);
+    std::copy_n(from.before_mlp, m.D, to.before_mlp);
+    give(by.qkv, from.qkv, to.qkv), give(by.output, from.output, to.output);
+    give(by.gate_up, from.gate_up, to.gate_up), give(by.down, from.down, to.down);
+}
+
 template <typename T>
 void backward(const PassModel& m, const Pass<T>& p) {
     const int64_t size = m.size();
@@ -543,12 +564,12 @@ void backward(const PassModel& m, const Pass<T>& p) {
         for (int64_t i = m.count - 1; i >= 0; i--)
             for (const Chunk& chunk : chunks) backward_layer(m, p, kept, s, chunk, i, own);
         all.wait();
-        for (int64_t i = all.from(size); i < all.to(size); i++) {
-            float sum = 0;
-            for (const float* part : parts) sum += part[i];
-            p.grad_weights[i] = sum;
-        }
-        all.wait();  // nobody begins anew with what is still being summed
+        for (size_t other = 1; other < parts.size(); other++)
+            for (int64_t i = all.from(size); i < all.to(size); i++) parts[0][i] += parts[other][i];
+        all.wait();
+        for (int64_t i = all.member; i < m.count; i += all.size) hand_over<T>(m, parts[0], p.grad_weights, i);
+        if (all.member == 0) std::copy_n(final_of(m, parts[0]), m.D, final_of(m, p.grad_weights));
+        all.wait();  // nobody begins anew with what is still being read
     });
 }
 

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
+try:  # what `signal.signal` wraps: looking a handler up among its enumerations takes longer than many an environment
+    from _signal import signal as _set_handler  # pyright: ignore
+except ImportError:
+    _set_handler = signal.signal
+
 T = TypeVar("T")
 
 GRACE = 0.25
@@ -55,14 +60,14 @@ def _with_alarm(seconds: float, function: Callable[[], T]) -> T:
             signal.setitimer(signal.ITIMER_REAL, PACE.uniform(1e-6, SOON), GRACE)
         raise TimeLimitExceeded(f"no answer within {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = _set_handler(signal.SIGALRM, ring)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, GRACE)
         return function()
     finally:
         over = True  # first, and no call: Python lets signals in at calls and jumps back only
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        _set_handler(signal.SIGALRM, before)
 
 
 def _on_thread(seconds: float, function: Callable[[], T]) -> T:
