@@ -372,14 +372,15 @@ def growth(results: Results, found: list[Subject], rates: Rates, repeats: int) -
         small = subject.name != "smollm2"
         for batch in (1, 2, 8, 32, 128, 512) if small else (1, 8, 32, 64, 128):
             tokens = prompts(subject, batch)
-            ours = our_generate(subject, tokens, [32] * batch)
-            row = {"batch": batch, "ours": batch * 32 / min(ours(), ours(), ours())}
-            if small or batch <= 32:
+            row: dict[str, float] = {"batch": batch}
+            if small or batch <= 32:  # first, so that it has started when ours runs
                 asked = {
                     "what": "generate", "model": subject.name, "dtype": "float32" if small else "bfloat16",
                     "prompts": tokens.tolist(), "tokens": 32, "setting": "dynamic",
                 }  # fmt: skip
                 row["transformers"] = batch * 32 / min(peer.ask(**asked)[0] for _ in range(2))
+            ours = our_generate(subject, tokens, [32] * batch)
+            row["ours"] = batch * 32 / min(ours(), ours(), ours())
             rows.append(row)
         peer.close()
         by_batch[subject.name] = rows
@@ -434,7 +435,7 @@ def draw(results: Results) -> None:
         [names[name] for name in shown][::-1], values[::-1], xerr=(low[::-1], high[::-1]), color=blue, height=0.62
     )
     for row, value in enumerate(values[::-1]):
-        bars.text(value * 1.06, row, f"{value:.1f}", va="center")
+        bars.text((value + high[::-1][row]) * 1.06, row, f"{value:.1f}", va="center")
     bars.axvline(1, color="0.4", linewidth=1)
     bars.set_xscale("log")
     bars.set_xlim(0.8, max(values) * 2)
