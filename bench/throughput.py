@@ -439,6 +439,9 @@ def draw(results: Results) -> None:
     bars.axvline(1, color="0.4", linewidth=1)
     bars.set_xscale("log")
     bars.set_xlim(0.8, max(values) * 2)
+    ticks = (1, 2, 5, 10)
+    bars.set_xticks(ticks, [str(tick) for tick in ticks])
+    bars.minorticks_off()
     bars.set_title("times as fast as transformers and TRL", loc="left")
     for axis, key, title in (
         (axes[1], "smollm2", "SmolLM2-135M, tokens/s by batch"),
