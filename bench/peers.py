@@ -58,6 +58,40 @@ def generator(model: LlamaForCausalLM, prompts: torch.Tensor, tokens: int, setti
     return run
 
 
+def continuous(
+    model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], lengths: Sequence[int]
+) -> Callable[[], float]:
+    """Its continuous batching, where every reply ends at its own length; gives the seconds."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        max_new_tokens=max(lengths),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        pad_token_id=0,
+        eos_token_id=-1,
+    )
+    manager = model.init_continuous_batching(generation_config=config)
+    manager.start()
+
+    def run() -> float:
+        start, made, waiting = time.perf_counter(), 0, len(prompts)
+        for prompt, length in zip(prompts, lengths, strict=True):
+            manager.add_request(list(prompt), max_new_tokens=length)
+        while waiting:
+            found = manager.get_result(timeout=60)
+            if found is None:
+                raise RuntimeError("continuous batching gave no answer for a minute")
+            if found.is_finished():
+                made, waiting = made + len(found.generated_tokens), waiting - 1
+        assert made == sum(lengths)
+        return time.perf_counter() - start
+
+    return run
+
+
 def trainer(
     model: LlamaForCausalLM, sequences: Sequence[np.ndarray], replies: Sequence[int], budget: int, precision: str
 ) -> Callable[[], float]:
@@ -155,7 +189,10 @@ def prepared(request: dict[str, Any]) -> Callable[[], float]:
     model = subject(request["model"]).model
     if request["what"] == "generate":
         dtype = getattr(torch, request["dtype"])
-        return generator(twin(model, dtype), torch.tensor(request["prompts"]), request["tokens"], request["setting"])
+        if request["setting"] == "continuous":
+            return continuous(twin(model, dtype), request["prompts"], request["lengths"])
+        longest = max(request["lengths"])
+        return generator(twin(model, dtype), torch.tensor(request["prompts"]), longest, request["setting"])
     sequences = [np.array(sequence, np.int64) for sequence in request["sequences"]]
     return trainer(twin(model, torch.float32), sequences, request["replies"], request["budget"], request["precision"])
 

@@ -25,7 +25,10 @@ from pathlib import Path
 from bench.common import Results, parser
 from journeyman.model.load import load, save
 
-END = "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+END = r"""
+import re
+print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])"""
+"""Its peak resident memory in KiB. `getrusage` would count the process that forked it."""
 
 GENERATE = {
     "ours": """

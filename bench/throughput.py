@@ -1,13 +1,14 @@
 """How fast, against what a user would pick instead, on the same work in the same run, and how far from the floor.
 
-    python -m bench.throughput                       everything (about 20 minutes on two cores)
+    python -m bench.throughput                       everything (about 40 minutes on two cores)
     python -m bench.throughput --only generate step  some of it
     python -m bench.throughput --quick               the tiny model alone
 
 Both sides run in turn, several times after a warm-up; the peer in a process of its own, as a user would start it.
 Ratios are medians of the pairs (the peer's seconds over ours), with the least and the greatest.
 
-    generate  32 prompts of 32 tokens, replies of 24 to 96 (the peer has to go on until the longest), and one alone
+    generate  32 prompts of 32 tokens, replies of 24 to 96 (the peer has to go on until the longest,
+              but for its continuous batching), and one alone
     train     one update on the log-probabilities of replies, sequences of 32 to 160 tokens
     step      a whole step of GRPO, rollouts and one update, against TRL's GRPOTrainer
     fork      16 continuations of one prefix of 1,000 tokens
@@ -45,8 +46,8 @@ from journeyman.rollout.runner import RolloutConfig, attempts, rollout
 from journeyman.types import Ending, Message, Outcome, StepResult, Task, Trajectory
 
 SECTIONS = ("generate", "train", "step", "fork", "growth")
-SETTINGS = ("dynamic", "static", "compiled")
-"""Of the peer's cache; `compiled` is the static one with a compiled forward pass."""
+SETTINGS = ("dynamic", "static", "compiled", "continuous")
+"""Of the peer: its cache dynamic, static, static with a compiled forward pass; or its continuous batching."""
 DTYPES = ("bfloat16", "float32")
 
 MODELS = ("apprentice", "tiny", "smollm2")
@@ -151,7 +152,7 @@ def generate(results: Results, found: list[Subject], rates: Rates, repeats: int)
         for batch, wanted in ((32, lengths), (1, [64])):
             tokens, label = prompts(subject, batch), f"{subject.name}_b{batch}"
             asked = {
-                "what": "generate", "model": subject.name, "prompts": tokens.tolist(), "tokens": max(wanted)
+                "what": "generate", "model": subject.name, "prompts": tokens.tolist(), "lengths": wanted
             }  # fmt: skip
             requests = [{**asked, "setting": s, "dtype": d} for s in SETTINGS for d in DTYPES]
             best = surveyed(results, f"generate_{label}", peer, requests, "setting", "dtype")
@@ -376,7 +377,7 @@ def growth(results: Results, found: list[Subject], rates: Rates, repeats: int) -
             if small or batch <= 32:  # first, so that it has started when ours runs
                 asked = {
                     "what": "generate", "model": subject.name, "dtype": "float32" if small else "bfloat16",
-                    "prompts": tokens.tolist(), "tokens": 32, "setting": "dynamic",
+                    "prompts": tokens.tolist(), "lengths": [32] * batch, "setting": "dynamic",
                 }  # fmt: skip
                 row["transformers"] = batch * 32 / min(peer.ask(**asked)[0] for _ in range(2))
             ours = our_generate(subject, tokens, [32] * batch)
