@@ -4,7 +4,7 @@ Episodes of one group begin with the same prompt. It is computed once for all of
 follows it in each attends to it (`kernels/attention.py`). So a token of a batch is a *prefix* of one trajectory or
 of several, and everything learned is a list of pairs: a state (the flat index of a prefix) and what is known of it.
 
-Shapes: N flat tokens, A sampled tokens of all trajectories, K states whose value is asked.
+Shapes: N flat tokens, F features, A sampled tokens of all trajectories, K states whose value is asked.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from journeyman.kernels.attention import Layout, Segment
 from journeyman.model.decoder import Packed
+from journeyman.model.value import HEARD, heard
 from journeyman.types import FloatArray, Trajectory
 
 Indices = npt.NDArray[np.intp]
@@ -34,6 +35,7 @@ class Batch:
 
     Attributes:
         packed: flat tokens [N], their positions, and who attends to whom.
+        heard_NF: how sure the policy was until each token (:func:`journeyman.model.value.heard`); float32.
         state_A: flat index of the state in which each sampled token was chosen; in the order of the trajectories.
         token_A: what was chosen.
         logprob_A: by the policy that sampled, at `temperature_A`; float32.
@@ -46,6 +48,7 @@ class Batch:
     """
 
     packed: Packed
+    heard_NF: Tensor
     state_A: Tensor
     token_A: Tensor
     logprob_A: Tensor
@@ -87,6 +90,9 @@ def collate(
 ) -> Batch:
     """Pack trajectories; those with one prompt share it."""
     tokens, positions, segments, places = _packed(trajectories)
+    heard_NF = np.zeros((len(tokens), HEARD), np.float32)
+    for t, place in zip(trajectories, places, strict=True):
+        heard_NF[place] = heard(t.mask, t.logprobs)  # of what is shared nothing was sampled
     zeros = [np.zeros(len(t), np.float32) for t in trajectories]
     advantages, returns = advantages or zeros, returns or zeros
     actions = [t.actions for t in trajectories]
@@ -108,6 +114,7 @@ def collate(
     )
     return Batch(
         packed=flat,
+        heard_NF=torch.from_numpy(heard_NF).to(device),
         state_A=chosen(places, [a - 1 for a in actions], torch.int64),
         token_A=chosen([t.tokens for t in trajectories], actions, torch.int64),
         logprob_A=chosen([t.logprobs for t in trajectories], actions, torch.float32),

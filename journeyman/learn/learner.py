@@ -146,7 +146,7 @@ class Learner:
         for rows in micro_batches(trajectories, self.token_budget):
             batch = collate([trajectories[i] for i in rows], device=self.device)
             with self._precision():
-                outputs = value(batch.packed, self.policy)
+                outputs = value(batch.packed, self.policy, batch.heard_NF)
             values = value.expectation(outputs).cpu().numpy()
             for place, index in zip(batch.places, rows, strict=True):
                 scored[index] = replace(trajectories[index], values=values[place].astype(np.float32))
@@ -213,7 +213,7 @@ class Learner:
             count = sum(len(b.asked_K) for b in batches)
             for batch in batches:
                 with self._precision():
-                    states = value.states(batch.packed, self.policy)
+                    states = value.states(batch.packed, self.policy, batch.heard_NF)
                     outputs = value.judge(states[batch.asked_K])
                 loss = value.loss(outputs, batch.return_K).sum()
                 (loss / count).backward()

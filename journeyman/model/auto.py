@@ -80,16 +80,20 @@ class AutoTrunk(Trunk):
         """The body's own, under our name and not registered twice."""
         return cast(Any, self.body).get_input_embeddings()
 
-    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend, beside: Tensor | None = None) -> Tensor:
         """Final hidden states [N, D] of flat tokens [N] at their positions [N]."""
         token = _ATTEND.set(attend)
+        read: dict[str, Tensor] = {"input_ids": tokens[None]}
+        if beside is not None:
+            embedded = self.embed_tokens(tokens)
+            read = {"inputs_embeds": (embedded + beside.to(embedded.dtype))[None]}
         try:
-            out = self.body(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
+            out = self.body(**read, position_ids=positions[None], use_cache=False)
         finally:
             _ATTEND.reset(token)
         return out.last_hidden_state.squeeze(0)
 
-    def _at_once(self, packed: Packed) -> None:
+    def _at_once(self, packed: Packed, beside: Tensor | None) -> None:
         """Nothing of ours computes these layers."""
 
 

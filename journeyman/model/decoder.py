@@ -322,31 +322,36 @@ class Trunk(nn.Module):
         self.rotary = Rotary(config)
         self.keeps: int | None = None
 
-    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Final hidden states [N, D] of flat tokens [N] at their positions [N].
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend, beside: Tensor | None = None) -> Tensor:
+        """Final hidden states [N, D] of flat tokens [N] at their positions [N]; `beside` [N, D] is added to what they
+        are embedded as.
 
         More tokens than `keeps` have their layers computed a second time for the gradient, from the layers' inputs
         alone (1604.06174), instead of keeping all that it needs.
         """
-        x, delta = self.embed_tokens(tokens).float(), None
+        x, delta = self._embedded(tokens, beside), None
         again = torch.is_grad_enabled() and self.keeps is not None and len(tokens) > self.keeps
         for index, layer in enumerate(self.layers):
             inputs = (x, delta, self.rotary, positions, index, attend)
             x, delta = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
         return self.norm.add(x, delta)[1]
 
-    def packed(self, packed: Packed) -> Tensor:
+    def _embedded(self, tokens: Tensor, beside: Tensor | None) -> Tensor:
+        x = self.embed_tokens(tokens).float()
+        return x if beside is None else x + beside
+
+    def packed(self, packed: Packed, beside: Tensor | None = None) -> Tensor:
         """Final hidden states [N, D] of packed sequences."""
-        found = self._at_once(packed)
+        found = self._at_once(packed, beside)
         if found is not None:
             return found
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             return attention(qkv, self.config.heads, packed.layout, self.config.window(layer))
 
-        return self(packed.tokens, packed.positions, attend)
+        return self(packed.tokens, packed.positions, attend, beside)
 
-    def _at_once(self, packed: Packed) -> Tensor | None:
+    def _at_once(self, packed: Packed, beside: Tensor | None) -> Tensor | None:
         """The same in one call for all layers, where the model is small enough for that."""
         shape = self.config.shape
         if shape is None or (self.keeps is not None and len(packed.tokens) > self.keeps):
@@ -355,7 +360,7 @@ class Trunk(nn.Module):
         weights.append(self.norm.weight)
         if not fits(shape, weights, packed.layout):
             return None
-        x = self.embed_tokens(packed.tokens).float()
+        x = self._embedded(packed.tokens, beside)
         return layers(x, packed.positions, self.rotary.cos, self.rotary.sin, packed.layout, shape, weights)
 
 

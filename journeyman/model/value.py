@@ -12,7 +12,7 @@ and three ways to say an expectation (`ValueConfig.target`):
     two_hot     a histogram, the return split between its two nearest bins (1707.06887; 2301.04104, eq. 9)
     hl_gauss    a histogram, the return smeared by a Gaussian of 0.75 bin widths (2403.03950, section 3.1)
 
-Shapes: N flat tokens, D hidden, C outputs of the head (1, or the number of bins).
+Shapes: N flat tokens, D hidden, F features of what is heard, C outputs of the head (1, or the number of bins).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,10 @@ from torch import Tensor, nn
 from journeyman.errors import CheckpointError, UsageError
 from journeyman.model.decoder import Decoder, DecoderConfig, Packed, Trunk
 from journeyman.model.lora import plain_copy
+from journeyman.types import BoolArray, FloatArray
+
+HEARD = 3
+"""Features of :func:`heard`."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,29 @@ class ValueConfig:
     """The greatest return a task can give."""
     bins: int = 51
     """Bins of the histogram targets."""
+    hears: bool = True
+    """Whether V is told, beside each token, how likely the policy found what it sampled so far: see :func:`heard`."""
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise UsageError(f"value: low must be below high, got {self.low} and {self.high}")
         if self.bins < 2:
             raise UsageError(f"value: bins must be at least 2, got {self.bins}")
+
+
+def heard(mask: BoolArray, logprobs: FloatArray) -> FloatArray:
+    """How sure the policy was, until each token of an episode: float32 [T, HEARD].
+
+    The log-probability of the token itself (0 where it was not sampled), a quarter of their sum so far, and the
+    least of them so far. A policy that says something against its own habit says it with a low probability: that is
+    on record, and tells V sooner than the words do (docs/value.md has the figures).
+
+    Args:
+        mask: [T], true where the policy sampled.
+        logprobs: [T], of what it sampled, at the temperature it was sampled at.
+    """
+    own = np.where(mask, logprobs, 0).astype(np.float32)
+    return np.stack([own, np.cumsum(own) / 4, np.minimum.accumulate(own)], 1)
 
 
 class ValueFunction(nn.Module):
@@ -66,6 +88,9 @@ class ValueFunction(nn.Module):
         self.head = nn.Linear(decoder.hidden_size, 1 if config.target == "bernoulli" else config.bins)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.ear = nn.Linear(HEARD, decoder.hidden_size, bias=False) if config.hears else None
+        if self.ear is not None:
+            nn.init.zeros_(self.ear.weight)
         self.register_buffer("support", torch.linspace(config.low, config.high, config.bins), persistent=False)
 
     @staticmethod
@@ -74,15 +99,21 @@ class ValueFunction(nn.Module):
         trunk = plain_copy(policy.model) if config.placement == "twin" else None
         return ValueFunction(config, policy.config, trunk)
 
-    def forward(self, packed: Packed, policy: Decoder) -> Tensor:
+    def forward(self, packed: Packed, policy: Decoder, heard_NF: Tensor) -> Tensor:
         """Head outputs [N, C] after reading each token; `policy` is read unless this is a twin."""
-        return self.judge(self.states(packed, policy))
+        return self.judge(self.states(packed, policy, heard_NF))
 
-    def states(self, packed: Packed, policy: Decoder) -> Tensor:
-        """Hidden states [N, D] that the head reads; without a gradient where the policy is only listened to."""
-        trunk = policy.model if self.trunk is None else self.trunk
+    def states(self, packed: Packed, policy: Decoder, heard_NF: Tensor) -> Tensor:
+        """Hidden states [N, D] that the head reads; without a gradient into a policy that is only listened to.
+
+        A twin hears beside each token that it reads; the others, whose trunk is the policy's, after it.
+        """
+        told = None if self.ear is None else self.ear(heard_NF)
+        if self.trunk is not None:
+            return self.trunk.packed(packed, told)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.placement != "head"):
-            return trunk.packed(packed)
+            states = policy.model.packed(packed)
+        return states if told is None else states + told
 
     def judge(self, states: Tensor) -> Tensor:
         """Head outputs [..., C], float32, of hidden states [..., D]."""
@@ -133,7 +164,7 @@ class ValueFunction(nn.Module):
             CheckpointError: the files are missing, damaged, or belong to another model's shape.
         """
         try:
-            config = ValueConfig(**json.loads((folder / "value.json").read_text()))
+            config = ValueConfig(**{"hears": False, **json.loads((folder / "value.json").read_text())})
             value = ValueFunction.start(config, policy)
             value.load_state_dict(load_file(folder / "value.safetensors"))
         except Exception as error:
