@@ -67,7 +67,7 @@ def test_gradients_are_those_of_each_sequence_alone() -> None:
         for trajectories in batches:
             batch = collate(trajectories, None, [np.full(len(t), t.outcome.reward, np.float32) for t in trajectories])
             logprobs, _ = learner.logprobs(learner.policy, batch)
-            outputs = learner.value(batch.packed, learner.policy)[batch.asked_K]
+            outputs = learner.value(batch.packed, learner.policy, batch.heard_NF)[batch.asked_K]
             (logprobs.sum() + learner.value.loss(outputs, batch.return_K).sum()).backward()
         grads.append([p.grad for p in learner.policy.parameters()])
     for together, alone in zip(*grads, strict=True):

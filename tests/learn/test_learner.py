@@ -13,7 +13,7 @@ from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
 from journeyman.model.decoder import Decoder, DecoderConfig, Packed
-from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.model.value import HEARD, ValueConfig, ValueFunction, heard
 from tests.learn.helpers import make_trajectory
 
 
@@ -128,7 +128,7 @@ def test_micro_batches_keep_the_budget_and_lose_nothing() -> None:
 def test_value_targets_are_proper(target: str) -> None:
     value = ValueFunction.start(ValueConfig(target=target, low=-1.0, high=2.0), make_policy())  # type: ignore[arg-type]
     returns = torch.tensor([-1.0, -0.3, 0.0, 0.77, 2.0])
-    outputs = value(Packed.rows(torch.zeros(5, 1, dtype=torch.long)), make_policy())
+    outputs = value(Packed.rows(torch.zeros(5, 1, dtype=torch.long)), make_policy(), torch.zeros(5, HEARD))
     outputs = outputs.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([outputs], 0.3)
     for _ in range(400):
@@ -166,3 +166,26 @@ def test_a_learning_rate_that_is_not_given_follows_the_width() -> None:
     assert OptimizerConfig().fitted(4096).learning_rate == pytest.approx(1.2e-6, rel=0.05)
     assert OptimizerConfig().fitted(96, 2).learning_rate == 1e-3
     assert OptimizerConfig(learning_rate=0.3).fitted(96, 2).learning_rate == 0.3
+
+
+def test_what_is_heard() -> None:
+    mask = np.array([False, True, True, False, True])
+    logprobs = np.array([-9.0, -1.0, -3.0, -9.0, -2.0], np.float32)  # where nothing was sampled it does not count
+    expected = [[0, 0, 0], [-1, -0.25, -1], [-3, -1, -3], [0, -1, -3], [-2, -1.5, -3]]
+    np.testing.assert_allclose(heard(mask, logprobs), expected)
+
+
+@pytest.mark.parametrize("placement", ["twin", "head", "shared"])
+def test_value_learns_from_what_it_hears_alone(placement: str) -> None:
+    """The tokens are the same: only the probability they were sampled with tells a success from a failure."""
+    updating = UpdateConfig(value_epochs=60, critic=OptimizerConfig(learning_rate=1e-2))
+    for hears in (True, False):
+        config = ValueConfig(placement=placement, hears=hears)  # type: ignore[arg-type]
+        learner = Learner.start(make_policy(), config, updating)
+        ts = [make_trajectory([0.5] * 6, [(3, 6)], [float(i % 2)]) for i in range(8)]
+        for i, t in enumerate(ts):
+            t.logprobs[t.mask] = -0.1 - 3 * (i % 2)
+        learner.update_value(ts, [np.full(6, t.outcome.reward, np.float32) for t in ts], np.random.default_rng(0))
+        ends = np.array([t.values[-1] for t in learner.score(ts)])
+        apart = ends[1::2].mean() - ends[::2].mean()
+        assert apart > 0.5 if hears else abs(apart) < 1e-5

@@ -13,7 +13,7 @@ from journeyman.errors import CheckpointError
 from journeyman.model.auto import AutoDecoder, wrap
 from journeyman.model.decoder import Packed
 from journeyman.model.load import load, save
-from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.model.value import HEARD, ValueConfig, ValueFunction
 from tests.model.families import engine_greedy, greedy, random_tokens, randomized
 from tests.model.templates import TEXTS, train_tokenizer
 
@@ -82,11 +82,15 @@ def test_in_and_out(kind: str, tmp_path: Path) -> None:
     assert isinstance(decoder, AutoDecoder)
     value = ValueFunction.start(ValueConfig(placement="twin"), decoder)
     torch.nn.init.normal_(value.head.weight)
+    assert value.ear is not None
+    torch.nn.init.normal_(value.ear.weight)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(1.1)
     tokens_BT = random_tokens(model, rows=1, length=12)
-    said = value(Packed.rows(tokens_BT), decoder)
+    heard_NF = torch.randn(12, HEARD)
+    said = value(Packed.rows(tokens_BT), decoder, heard_NF)
+    assert not torch.allclose(said, value(Packed.rows(tokens_BT), decoder, torch.zeros(12, HEARD)))
     save(tmp_path / "ours", decoder, loaded.tokenizer, value)
     again = load(tmp_path / "ours")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
@@ -96,7 +100,7 @@ def test_in_and_out(kind: str, tmp_path: Path) -> None:
         torch.testing.assert_close(theirs(input_ids=tokens_BT).logits, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(again.model.logits(again.model.hidden(tokens_BT)), expected)
     assert again.value is not None
-    torch.testing.assert_close(again.value(Packed.rows(tokens_BT), again.model), said)
+    torch.testing.assert_close(again.value(Packed.rows(tokens_BT), again.model, heard_NF), said)
 
 
 def test_parameters_are_listed_once_and_dropout_is_off() -> None:

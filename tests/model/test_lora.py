@@ -18,7 +18,7 @@ from journeyman.model.decoder import Decoder, DecoderConfig, Packed
 from journeyman.model.load import load, save
 from journeyman.model.lora import TARGETS, LoRAConfig, adapt, is_adapted, load_adapter, plain_copy
 from journeyman.model.tokenizer import train_tokenizer
-from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.model.value import HEARD, ValueConfig, ValueFunction
 from journeyman.model.weights import fill
 from tests.model.families import random_model
 
@@ -117,7 +117,7 @@ def test_a_twin_starts_from_the_merged_trunk_and_learns_all_of_it() -> None:
     policy = trained(adapted())
     value = ValueFunction.start(ValueConfig(), policy)
     rows = Packed.rows(TOKENS)
-    assert torch.equal(value.states(rows, policy), policy.model.packed(rows))
+    assert torch.equal(value.states(rows, policy, torch.zeros(len(rows.tokens), HEARD)), policy.model.packed(rows))
     assert not is_adapted(value) and all(p.requires_grad for p in value.parameters())
 
 
