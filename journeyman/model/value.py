@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -164,7 +164,8 @@ class ValueFunction(nn.Module):
             CheckpointError: the files are missing, damaged, or belong to another model's shape.
         """
         try:
-            config = ValueConfig(**{"hears": False, **json.loads((folder / "value.json").read_text())})
+            kept: dict[str, Any] = {"hears": False, **json.loads((folder / "value.json").read_text())}
+            config = ValueConfig(**kept)
             value = ValueFunction.start(config, policy)
             value.load_state_dict(load_file(folder / "value.safetensors"))
         except Exception as error:
