@@ -71,7 +71,7 @@ def heard(mask: BoolArray, logprobs: FloatArray) -> FloatArray:
         logprobs: [T], of what it sampled, at the temperature it was sampled at.
     """
     own = np.where(mask, logprobs, 0).astype(np.float32)
-    return np.stack([own, np.cumsum(own) / 4, np.minimum.accumulate(own)], 1)
+    return np.stack([own, np.cumsum(own) / 4, np.minimum.accumulate(own)], 1).astype(np.float32)
 
 
 class ValueFunction(nn.Module):
