@@ -1,19 +1,20 @@
 """Fits the calibration of V (model/calibration.py) to held-out episodes, and measures it on others of them.
 
 The tasks of each job are cut in two: the episodes of one half are fitted, those of the other half are asked. At each
-position an episode counts once, with V after exactly so many tokens; one that ended before does not count there.
+position an episode says what V was after exactly so many tokens; one that ended before says nothing there.
 
-    loss(T, b) = -sum log P(outcome)  +  ((log T - log T0)^2 + (b - b0)^2) / 2
+    loss(T, b) = -sum_tasks mean log P(outcome)  +  ((log T - log T0)^2 + (b - b0)^2) / (2 SPREAD^2)
 
-The second term is a normal prior of unit variance, whose centre (T0, b0) goes from the general to the particular: the
-identity for all positions and jobs together, that fit for each position, and these for each position of one job. So
-few episodes say little, and a hundred successes in a row do not make a certainty. (Platt 1999 moves the targets off 0
-and 1 for the same reason.)
+A task counts once, for attempts at it are alike. The second term is a normal prior, whose centre (T0, b0) goes from the
+general to the particular: the identity for all positions and jobs together, that fit for each position, and these for
+each position of one job. So few tasks say little, and a hundred successes in a row do not make a certainty (Platt 1999
+moves the targets off 0 and 1 for the same reason).
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +28,10 @@ from journeyman.types import Ending, FloatArray, Trajectory
 
 POSITIONS = (0, *(4**power for power in range(1, 9)))
 """Tokens written: before the first, after 4, 16, 64..."""
-LEAST = 50
-"""Episodes that must have got as far as a position for it to be fitted."""
+LEAST = 20
+"""Tasks of which an attempt must have got as far as a position for it to be fitted."""
+SPREAD = 0.25
+"""Standard deviation of the prior: log T and b within 0.5 of its centre are no surprise. Why this one: docs/LOG.md."""
 OWN = 200
 """Held-out episodes from which on a job has a scaling of its own."""
 
@@ -84,10 +87,10 @@ def calibrate(episodes: Sequence[Trajectory], *, seed: int = 0) -> Calibration:
     notes = [f"{job}: V is left as it is, for rewards other than 0 and 1 make it no probability" for job in graded]
     halves = {job: _halves(own, seed) for job, own in jobs.items() if job not in graded}
     fitted = Points.of([t for half, _ in halves.values() for t in half])
-    reached = int((fitted.written == 0).sum())
-    if reached < LEAST:
+    tasks = len(set(fitted.tasks))
+    if tasks < LEAST:
         if halves or not jobs:
-            notes.append(f"V is left as it is: {reached} held-out episodes to fit, at least {LEAST} are needed")
+            notes.append(f"V is left as it is: {tasks} held-out tasks to fit it to, at least {LEAST} are needed")
         return Calibration(jobs=scalings, notes=tuple(notes))
     log_temperature, bias = fit(fitted, Scaling())
     overall = scaling(fitted, Scaling((0,), (math.exp(log_temperature),), (bias,)))
@@ -101,11 +104,11 @@ def calibrate(episodes: Sequence[Trajectory], *, seed: int = 0) -> Calibration:
 
 def scaling(points: Points, prior: Scaling) -> Scaling:
     """T and b at each position that enough of the points reached; where none is, the prior."""
-    positions = [n for n in POSITIONS if (points.written == n).sum() >= LEAST]
-    if not positions:
+    parts = {n: points.where(points.written == n) for n in POSITIONS}
+    found = {n: fit(part, prior) for n, part in parts.items() if len(set(part.tasks)) >= LEAST}
+    if not found:
         return prior
-    found = [fit(points.where(points.written == n), prior) for n in positions]
-    return Scaling(tuple(positions), tuple(math.exp(a) for a, _ in found), tuple(b for _, b in found))
+    return Scaling(tuple(found), tuple(math.exp(a) for a, _ in found.values()), tuple(b for _, b in found.values()))
 
 
 def fit(points: Points, prior: Scaling) -> tuple[float, float]:
@@ -114,14 +117,16 @@ def fit(points: Points, prior: Scaling) -> tuple[float, float]:
 
     centre = np.array(prior.at(points.written[0]))
     z, success = logits(points.values), points.success
+    attempts = Counter(points.tasks)
+    weights = np.array([1 / attempts[task] for task in points.tasks])
 
     def loss(theta: Doubles) -> tuple[float, Doubles]:
         slope = math.exp(-theta[0])
         margin = slope * z + theta[1]
-        residual = expit(margin) - success
-        away = theta - centre
-        amount = float((np.logaddexp(0, margin) - success * margin).sum() + (away**2).sum() / 2)
-        return amount, away + np.array([-(residual * slope * z).sum(), residual.sum()])
+        residual = weights * (expit(margin) - success)
+        away = (theta - centre) / SPREAD
+        amount = float(weights @ (np.logaddexp(0, margin) - success * margin) + away @ away / 2)
+        return amount, away / SPREAD + np.array([-slope * (residual @ z), residual.sum()])
 
     found = minimize(loss, centre, jac=True, method="BFGS").x
     return float(found[0]), float(found[1])
