@@ -6,7 +6,8 @@ An episode comes as messages, or as the tokens of a trajectory (what `journeyman
     {"tokens": [...], "mask": [...], "logprobs": [...], "temperature": 1.0, "id": "a", "job": "maze"}
 
 `messages`, or `tokens` and `mask`, are needed, all else may be missing, and fields that are not named here are passed
-over. Log-probabilities that are not given are the policy's own: V is asked about its replies, so one more pass tells.
+over. A V that hears how sure the policy was needs the log-probabilities; where they are not given the policy itself,
+whose replies these should be, tells them in one more pass.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class PrefixScorer:
             fix = "leave it out: what holds for all jobs together is used then"
             raise UnknownName("job of this checkpoint", job, known, fix=fix)
         self.job, self.temperature = job or "", temperature
+        self.hears = loaded.value.config.hears
         self.learner = Learner(loaded.model, loaded.value, UpdateConfig(), keep_reference=False)
         self.renderer = Renderer(loaded.tokenizer)
 
@@ -124,9 +126,10 @@ class PrefixScorer:
     def estimate(self, prefixes: Sequence[Prefix]) -> list[ValueEstimate]:
         """What V expects of each, in the order given."""
         trajectories = [prefix.trajectory for prefix in prefixes]
-        unrated = [i for i, t in enumerate(trajectories) if np.isnan(t.logprobs).any()]
-        for i, rated in zip(unrated, self.learner.with_logprobs([trajectories[i] for i in unrated]), strict=True):
-            trajectories[i] = rated
+        if self.hears:
+            unrated = [i for i, t in enumerate(trajectories) if np.isnan(t.logprobs).any()]
+            for i, rated in zip(unrated, self.learner.with_logprobs([trajectories[i] for i in unrated]), strict=True):
+                trajectories[i] = rated
         scored = self.learner.score(trajectories)
         return [self._estimate(prefix.id, t) for prefix, t in zip(prefixes, scored, strict=True)]
 

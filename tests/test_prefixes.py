@@ -39,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     loaded = load("apprentice")
     value = ValueFunction.start(ValueConfig(), loaded.model)
+    assert value.ear is not None
     torch.nn.init.normal_(value.head.weight, std=0.2)
+    torch.nn.init.normal_(value.ear.weight, std=0.2)
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
     save(folder, loaded.model, loaded.tokenizer, value, CALIBRATED)
     return folder
