@@ -101,8 +101,8 @@ def calibration(kept: Calibration, job: str) -> str:
     return (
         f'<details class="more"><summary>after calibration, by position</summary><p><small><code>journeyman value'
         f"</code> tells a chance of success: V, calibrated on {plural(evidence.fitted, 'attempt')} at half of the "
-        f"exam's tasks. In the {count(evidence.asked)} at the other half the two differ by {after} on average, those "
-        f"of V itself by {before}.</small></p>"
+        f"exam's tasks. In the {count(evidence.asked)} at the other half, what it says and what comes true differ by "
+        f"{after} on average; before, by {before}.</small></p>"
         '<div class="scroll"><table><thead><tr><th scope="col">tokens written</th><th scope="col">predicted</th>'
         '<th scope="col">came true</th><th scope="col">attempts</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></details>"

@@ -110,7 +110,7 @@ def test_what_calibration_made_of_v_is_told_by_position(make_run: MakeRun) -> No
     _, text = check(write_report(folder))
     assert text.count("after calibration, by position") == 1  # hops was not calibrated
     assert "calibrated on 81 attempts" in text and "In the 93 at the other half" in text
-    assert "differ by 4% on average, those of V itself by 12%" in text
+    assert "differ by 4% on average; before, by 12%" in text
     assert "16 91% 95% 89\u201398% 70" in text
     (kept / "calibration.json").write_text("{")
     _, text = check(write_report(folder))
