@@ -96,15 +96,25 @@ class PrefixScorer:
         self.learner = Learner(loaded.model, loaded.value, UpdateConfig(), keep_reference=False)
         self.renderer = Renderer(loaded.tokenizer)
 
-    def read(self, record: object, number: int) -> Prefix:
-        """An episode so far from its JSON; `number` becomes its id if it has none. A trajectory is taken as it is.
+    def read(self, record: object, number: int, unit: str = "episode") -> Prefix:
+        """An episode so far from its JSON, as bytes or parsed; a trajectory is taken as it is.
+
+        Args:
+            number: its id if it has none.
+            unit: what is numbered, for the error.
 
         Raises:
             UsageError: it is none, or the model cannot read it.
         """
         if isinstance(record, Trajectory):
             return Prefix(record.id, record)
-        if not isinstance(record, dict):
+        try:
+            return self._read(_parsed(record) if isinstance(record, bytes) else record, number)
+        except UsageError as error:
+            raise UsageError(f"{unit} {number}: {error.mistake}", reason=error.reason, fix=error.fix) from error
+
+    def _read(self, record: object, number: int) -> Prefix:
+        if not isinstance(record, Mapping):
             raise UsageError("an episode is a JSON object", reason=_got(record), fix=f"write it as {EXAMPLE}")
         fields = cast(Mapping[str, Any], record)
         if "tokens" in fields:
@@ -182,14 +192,14 @@ def estimate_lines(
         wrong: UsageError | None = None
         for number, line in lines:
             try:
-                prefixes.append(scorer.read(_parsed(line), number))
+                prefixes.append(scorer.read(line, number, "line"))
             except UsageError as error:
-                wrong = UsageError(f"line {number}: {error.mistake}", reason=error.reason, fix=error.fix)
                 if skip is None:
+                    wrong = error
                     break
-                skip(wrong)
+                skip(error)
         yield from scorer.estimate(prefixes)
-        if wrong is not None and skip is None:
+        if wrong is not None:
             raise wrong
 
 

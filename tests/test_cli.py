@@ -106,10 +106,10 @@ def test_value_answers_line_by_line(
     assert value_of(good, "--last", "--alarm", "0.6") == (0, [{"id": "a", "value": 0.5, "raw": 0.5, "alarm": 0}], "")
     assert value_of(good, "--alarm", "0.4")[1][0]["alarm"] is None
     code, answers, err = value_of(f"{good}\n[/bold]\n{good}")
-    assert (code, answers) == (2, [answer])
+    assert (code, answers) == (2, [answer]), err
     assert "line 2: this is no JSON" in err and "Why:" in err and "Fix:" in err
     code, answers, err = value_of(f"{good}\n[/bold]\n{good}", "--skip-bad")
-    assert (code, answers) == (0, [answer, answer]) and "line 2: this is no JSON" in err
+    assert (code, answers) == (0, [answer, answer]) and "line 2: this is no JSON" in err, err
 
 
 def test_a_new_job_works_as_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -157,6 +157,11 @@ def test_trajectories_of_a_store_can_be_asked_about(folder: Path, played: list[T
     assert [e.raw for e in told] == pytest.approx([e.raw for e in again], abs=0.02)
 
 
+def test_an_episode_that_is_none_is_named(folder: Path) -> None:
+    with pytest.raises(UsageError, match="episode 2: an episode has `messages`"):
+        list(value_of(folder, [{"messages": ASK}, {}]))
+
+
 def test_order_is_kept_over_batches(scorer: PrefixScorer, played: list[Trajectory]) -> None:
     records = [{**trace_record(t), "id": f"{n}-{t.id}"} for n in range(16) for t in played]
     assert len(lines(*records).getvalue()) > 3 << 16  # several reads
