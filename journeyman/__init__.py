@@ -10,7 +10,7 @@ print(jm.write_report("runs/demo"))
 from __future__ import annotations
 
 from journeyman import recipes
-from journeyman.api import exam, open_model, school
+from journeyman.api import exam, open_model, school, value_of
 from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError
 from journeyman.exam.exam import ExamConfig, ExamResult
@@ -23,6 +23,7 @@ from journeyman.learn.school import SchoolConfig
 from journeyman.loop import learn
 from journeyman.model.lora import LoRAConfig
 from journeyman.model.value import ValueConfig
+from journeyman.prefixes import ValueEstimate
 from journeyman.report import write_report
 from journeyman.types import Message, Outcome, StepResult, Task, Trajectory
 
@@ -44,12 +45,14 @@ __all__ = [
     "Trajectory",
     "UpdateConfig",
     "ValueConfig",
+    "ValueEstimate",
     "exam",
     "learn",
     "open_model",
     "recipes",
     "resolve",
     "school",
+    "value_of",
     "write_report",
 ]
 __version__ = "0.1.0"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +20,9 @@ from journeyman.learn.school import school as lessons_learned
 from journeyman.model.load import LoadedModel, load, save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh, is_tiny
+from journeyman.prefixes import PrefixScorer, ValueEstimate
 from journeyman.stages import Record, native_engine
+from journeyman.types import Trajectory
 
 
 def school(
@@ -72,6 +76,32 @@ def exam(
         part = replace(config, splits=(split,))
         results, _ = examine(engine, Renderer(loaded.tokenizer), learner.score, {job: examined}, part, step=0)
         yield from results
+
+
+def value_of(
+    model: str | Path,
+    episodes: Iterable[Mapping[str, Any] | Trajectory],
+    *,
+    job: str | None = None,
+    temperature: float = 1.0,
+    batch: int = 64,
+) -> Iterator[ValueEstimate]:
+    """What the V of a run or a checkpoint expects of episodes so far, in their order.
+
+    Args:
+        episodes: as `prefixes.py` has them, or trajectories, such as `Store.episodes()` gives.
+        job: whose calibration to use where an episode names no job; none: that of all jobs together.
+        temperature: at which replies were sampled, where an episode does not say.
+        batch: episodes that are taken in before they are answered together; 1 where each comes only after an answer.
+
+    Raises:
+        UsageError: there is no value function, or an episode is none.
+        UnknownName: the checkpoint knows nothing of the job.
+    """
+    scorer = PrefixScorer(open_model(model), job=job, temperature=temperature)
+    numbered = enumerate(episodes, 1)
+    while taken := list(islice(numbered, batch)):
+        yield from scorer.estimate([scorer.read(record, number) for number, record in taken])
 
 
 def open_model(name: str | Path) -> LoadedModel:

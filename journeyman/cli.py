@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 from tyro.conf import Positional
 
 from journeyman.config import LearnConfig
@@ -30,6 +31,7 @@ examples:
   journeyman learn my_job.py:MyJob --model ./checkpoint --run runs/mine
   journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
   journeyman exam runs/mine maze --attempts 4
+  journeyman value runs/mine --alarm 0.2 < episodes.jsonl
 """
 
 
@@ -96,6 +98,42 @@ class Exam:
             print_lines(results)
         else:
             Console().print(exam_table(results))
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a model's value function expects of episodes so far: one JSON object per line comes in, one goes out.
+
+    In: {"messages": [{"role": "user", "content": "..."}, ...], "id": 7, "job": "maze"}, or the lines that
+    `journeyman trace RUN --json` prints. Out: {"id": 7, "value": 0.81, "raw": 0.77, "turns": [0.4, 0.52, 0.81]}:
+    the chance of success now, calibrated; V itself; the chance after 0, 1, 2... turns."""
+
+    model: Positional[str]
+    """A run folder, a checkpoint folder, or a Hub name, with a value function."""
+    job: str | None = None
+    """Whose calibration to use where a line names no job; none: that of all jobs together."""
+    last: bool = False
+    """Leave `turns` out."""
+    alarm: float | None = None
+    """Add `alarm`: the turns after which the chance was below this for the first time, null where it never was."""
+    temperature: float = 1.0
+    """At which replies were sampled, where a line does not say."""
+    skip_bad: bool = False
+    """Report a line that is no episode and go on, instead of ending there."""
+
+    def __call__(self) -> None:
+        from journeyman.api import open_model
+        from journeyman.prefixes import PrefixScorer, Readable, estimate_lines
+
+        scorer = PrefixScorer(open_model(self.model), job=self.job, temperature=self.temperature)
+        lines = cast(Readable, sys.stdin.buffer)
+        for estimate in estimate_lines(scorer, lines, report_error if self.skip_bad else None):
+            shown = estimate.as_dict()
+            if self.last:
+                del shown["turns"]
+            if self.alarm is not None:
+                shown["alarm"] = estimate.alarm(self.alarm)
+            print(json.dumps(shown), flush=True)
 
 
 @dataclass(frozen=True)
@@ -245,6 +283,11 @@ def print_lines(records: Iterable[Mapping[str, Any]]) -> None:
         print(json.dumps(record))
 
 
+def report_error(error: JourneymanError) -> None:
+    """An error on the terminal."""
+    console.print(Text.assemble(("error:", "bold red"), f" {error}"))
+
+
 def finish(folder: Path, as_json: bool) -> None:
     """Write the report and say where everything is."""
     from journeyman.report import write_report
@@ -256,7 +299,7 @@ def finish(folder: Path, as_json: bool) -> None:
         console.print(f"report      {report}\ncheckpoint  {folder / 'model'}\ntraces      journeyman trace {folder}")
 
 
-Command = Learn | School | Exam | Jobs | New | Show | Trace | Report | Demo
+Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Demo
 
 
 @dataclass(frozen=True)
@@ -278,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         line.command()
     except JourneymanError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        report_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         console.print("\nstopped. Nothing recorded is lost: give the same command again to continue.")

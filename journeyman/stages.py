@@ -19,6 +19,7 @@ from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
 from journeyman.exam.calibration import value_at
 from journeyman.exam.exam import ExamConfig, examine, splits_of
+from journeyman.exam.platt import calibrate
 from journeyman.exam.stats import auc, explained_variance
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
@@ -297,8 +298,12 @@ def checkpoint_due(s: Learning, steps: int) -> bool:
 
 
 def finish(s: Learning) -> None:
-    """Leave the learned model where a person looks for it."""
-    save(s.run.path / "model", s.learner.policy, s.tokenizer, s.learner.value)
+    """Leave the learned model where a person looks for it, with V calibrated by the last exam on the split `test`."""
+    calibration = None
+    if s.learner.value is not None:
+        held_out = s.store.episodes(split="test", prefix=f"exam-{s.progress.step:06d}-")
+        calibration = calibrate(list(held_out), seed=s.config.seed)
+    save(s.run.path / "model", s.learner.policy, s.tokenizer, s.learner.value, calibration)
 
 
 def save_checkpoint(s: Learning) -> None:

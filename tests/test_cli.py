@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 from journeyman.cli import main
+from journeyman.model.load import load, save
+from journeyman.model.value import ValueConfig, ValueFunction
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -32,6 +35,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("learn", "maze", "--lora.alpha", "3"), "Fix: add --lora.rank 16"),
         (("learn", "no_such_file.py:Mine"), "journeyman new"),
         (("exam", "no/such/run", "maze"), "Fix:"),
+        (("value", "no/such/run"), "Fix:"),
+        (("value", "apprentice"), "apprentice has no value function"),
         (("show", "nowhere"), "is no run folder"),
         (("trace", "nowhere"), "is no run folder"),
         (("report", "nowhere"), "is no run folder"),
@@ -80,6 +85,31 @@ def test_learn_takes_its_options_from_the_command_line(capsys: pytest.CaptureFix
     assert json.loads((tmp_path / "run" / "model" / "adapter" / "adapter_config.json").read_text())["r"] == 4
     code, out, _ = run(capsys, "trace", str(tmp_path / "run"), "--json", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2
+
+
+def test_value_answers_line_by_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load("apprentice")
+    value = ValueFunction.start(ValueConfig(), loaded.model)  # says 1/2 of everything
+    save(tmp_path / "model", loaded.model, loaded.tokenizer, value)
+    asks = [{"role": "user", "content": "hall"}, {"role": "assistant", "content": "north"}]
+    good = json.dumps({"messages": asks, "id": "a"})
+
+    def value_of(text: str, *words: str) -> tuple[int, list[dict[str, object]], str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        code, out, err = run(capsys, "value", str(tmp_path / "model"), *words)
+        return code, [json.loads(line) for line in out.splitlines()], err
+
+    answer = {"id": "a", "value": 0.5, "raw": 0.5, "turns": [0.5, 0.5]}
+    assert value_of(f"{good}\n\n{good}") == (0, [answer, answer], "")
+    assert value_of(good, "--last", "--alarm", "0.6") == (0, [{"id": "a", "value": 0.5, "raw": 0.5, "alarm": 0}], "")
+    assert value_of(good, "--alarm", "0.4")[1][0]["alarm"] is None
+    code, answers, err = value_of(f"{good}\n[/bold]\n{good}")
+    assert (code, answers) == (2, [answer]), err
+    assert "line 2: this is no JSON" in err and "Why:" in err and "Fix:" in err
+    code, answers, err = value_of(f"{good}\n[/bold]\n{good}", "--skip-bad")
+    assert (code, answers) == (0, [answer, answer]) and "line 2: this is no JSON" in err, err
 
 
 def test_a_new_job_works_as_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

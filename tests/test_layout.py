@@ -19,6 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rollout"}),
     frozenset({"search", "learn", "exam"}),
     frozenset({"config", "run", "stages", "loop"}),
+    frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
     frozenset({"cli"}),
     frozenset({"__init__", "__main__"}),
@@ -144,12 +145,14 @@ PUBLIC_NAMES: list[str] = [
     "Trajectory",
     "UpdateConfig",
     "ValueConfig",
+    "ValueEstimate",
     "exam",
     "learn",
     "open_model",
     "recipes",
     "resolve",
     "school",
+    "value_of",
     "write_report",
 ]
 """What `import journeyman` promises, in the order of `__all__` (sorted as ruff's RUF022 has it).

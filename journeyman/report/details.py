@@ -7,6 +7,7 @@ import os
 import platform
 from typing import Any, cast
 
+from journeyman.model.calibration import Calibration
 from journeyman.report import charts
 from journeyman.report.run import Comparison, Exam, Run, flatten, number
 from journeyman.report.words import EN_DASH, count, duration, esc, interval, percent, plural, points
@@ -84,6 +85,28 @@ def _figure(exam: Exam | None) -> str:
     if exam is None:
         return EN_DASH
     return f"<b>{percent(exam.success)}</b><small>{interval(exam.low, exam.high)}</small>"
+
+
+def calibration(kept: Calibration, job: str) -> str:
+    """What the calibration made of V on tasks it was not fitted to, by position; empty where there is none."""
+    evidence = kept.evidence.get(job)
+    if evidence is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{count(row.written)}</td><td>{percent(row.predicted)}</td><td><b>{percent(row.observed)}</b> "
+        f"<small>{interval(row.low, row.high)}</small></td><td>{count(row.episodes)}</td></tr>"
+        for row in evidence.table
+    )
+    before, after = (percent(error) for error in evidence.error)
+    return (
+        f'<details class="more"><summary>after calibration, by position</summary><p><small><code>journeyman value'
+        f"</code> tells a chance of success: V, calibrated on {plural(evidence.fitted, 'attempt')} at half of the "
+        f"exam's tasks. In the {count(evidence.asked)} at the other half, what it says and what comes true differ by "
+        f"{after} on average; before, by {before}.</small></p>"
+        '<div class="scroll"><table><thead><tr><th scope="col">tokens written</th><th scope="col">predicted</th>'
+        '<th scope="col">came true</th><th scope="col">attempts</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></details>"
+    )
 
 
 def about(run: Run) -> str:

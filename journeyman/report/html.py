@@ -218,7 +218,8 @@ def _knowledge(run: Run) -> str:
             + (' <i class="key ring"></i>before practice.' if first else "")
             + f"</figcaption></figure><figure><h3>{name}: does it mean what it says?</h3>{calibration}"
             "<figcaption>On the dashed line, of the attempts given 70% at half-way just 70% succeed. Larger "
-            f"dots: more attempts.{_error(last.knowledge.brier)}</figcaption></figure>"
+            f"dots: more attempts.{_error(last.knowledge.brier)}</figcaption>"
+            f"{details.calibration(run.calibration, job)}</figure>"
         )
     return (
         f"{head}<p>After every token the model itself says how likely it is to succeed: this is its <b>value "

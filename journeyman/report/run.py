@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from journeyman.errors import RunError
+from journeyman.errors import CheckpointError, RunError
+from journeyman.model.calibration import Calibration
 
 Line = Mapping[str, Any]
 State = Literal["running", "finished", "interrupted"]
@@ -123,6 +124,7 @@ class Run:
         learn: lines of kind "learn", one per step, ascending.
         exams: one per (step, job, split), ascending.
         state: whether a process holds it, all steps are done and the model is written, or neither.
+        calibration: of the final model's V; the identity as long as there is none.
         notes: what could not be read, in words.
     """
 
@@ -132,6 +134,7 @@ class Run:
     learn: tuple[Line, ...]
     exams: tuple[Exam, ...]
     state: State
+    calibration: Calibration
     notes: tuple[str, ...]
 
     @property
@@ -241,6 +244,11 @@ def read_run(folder: Path) -> Run:
         notes.append("config.json is missing")
     except (OSError, ValueError) as error:
         notes.append(f"config.json cannot be read ({error})")
+    calibration = Calibration()
+    try:
+        calibration = Calibration.load(folder / "model" / "value")
+    except CheckpointError as error:
+        notes.append(f"{error.mistake} ({error.reason})")
     run = Run(
         folder=folder,
         config=cast("dict[str, Any]", config) if isinstance(config, dict) else {},
@@ -248,6 +256,7 @@ def read_run(folder: Path) -> Run:
         learn=_by_step(line for line in metrics if line.get("kind") == "learn"),
         exams=parse_exams(_lines(folder / "exams.jsonl", notes)),
         state="interrupted",
+        calibration=calibration,
         notes=tuple(notes),
     )
     if _is_held(folder / "run.lock"):

@@ -102,6 +102,7 @@ def trace_record(trajectory: Trajectory, pieces: Sequence[str] | None = None) ->
         "level": task.level,
         "step": trajectory.step,
         "policy_version": trajectory.policy_version,
+        "temperature": trajectory.temperature,
         "messages": [{"role": message.role, "content": message.content} for message in task.messages],
         "turns": [
             {

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from journeyman.experience.store import Store
+from journeyman.model.calibration import Bin, Calibration, Evidence
 from journeyman.model.tokenizer import train_tokenizer
 from journeyman.report import write_report
 from journeyman.report.charts import nice_ticks
@@ -98,6 +99,22 @@ def test_the_page_tells_what_happened(make_run: MakeRun, pieces: Pieces) -> None
     assert "prefers-color-scheme" in page and "@media print" in page and "viewport" in page
     assert page.count('class="trace"') == 8
     assert re.search(r'<i class="v\d+[^"]*" title="V \d+%">', page)
+
+
+def test_what_calibration_made_of_v_is_told_by_position(make_run: MakeRun) -> None:
+    folder = make_run()
+    kept = folder / "model" / "value"
+    kept.mkdir()
+    table = (Bin(0, 0.62, 0.55, 0.41, 0.69, 90), Bin(16, 0.91, 0.95, 0.89, 0.98, 70))
+    Calibration(evidence={"maze": Evidence(81, 93, (0.12, 0.04), (0.2, 0.1), table)}).save(kept)
+    _, text = check(write_report(folder))
+    assert text.count("after calibration, by position") == 1  # hops was not calibrated
+    assert "calibrated on 81 attempts" in text and "In the 93 at the other half" in text
+    assert "differ by 4% on average; before, by 12%" in text
+    assert "16 91% 95% 89\u201398% 70" in text
+    (kept / "calibration.json").write_text("{")
+    _, text = check(write_report(folder))
+    assert "calibration.json cannot be read" in text and "by position" not in text
 
 
 @pytest.mark.parametrize("jobs", [("maze",), ("hops",)])
