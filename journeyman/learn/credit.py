@@ -78,7 +78,8 @@ def group_advantages(
         groups.setdefault(t.group, []).append(amount)
     means = {group: float(np.mean(rewards)) for group, rewards in groups.items()}
     scales = {group: 1 / (float(np.std(rewards)) + 1e-6) if divide_by_std else 1.0 for group, rewards in groups.items()}
-    baselines = _others(trajectories, returns) if leave_one_out else [means[t.group] for t in trajectories]
+    others = [mean for mean, _ in _others(trajectories, returns)]
+    baselines = others if leave_one_out else [means[t.group] for t in trajectories]
     return [
         t.mask * np.float32((amount - baseline) * scales[t.group])
         for t, amount, baseline in zip(trajectories, returns, baselines, strict=True)
@@ -146,7 +147,7 @@ def blend(
     ours = gae(trajectories, gamma=gamma, lam=lam, unit=unit, bootstrap_truncated=bootstrap_truncated)
     returns = [float(_returns(t, gamma, unit, bootstrap_truncated)[:1].sum()) for t in trajectories]
     blended: list[FloatArray] = []
-    for t, advantages, amount, baseline in zip(
+    for t, advantages, amount, (baseline, _) in zip(
         trajectories, ours, returns, _others(trajectories, returns), strict=True
     ):
         theirs = (t.mask * (amount - baseline)).astype(np.float32)
@@ -159,23 +160,27 @@ def blend(
 def explained(
     trajectories: Sequence[Trajectory], *, gamma: float = 1.0, unit: Unit = "token", bootstrap_truncated: bool = True
 ) -> float | None:
-    """The share of the variance of returns that V foresaw: 1 - mean((G - V)^2) / Var(G) over all decisions.
+    """How much of what groups leave unexplained V explains: 1 - sum (G - V)^2 / sum (R - B)^2 m / (m + 1).
 
-    G is the return still to come at a decision, V its state value. As explained variance has it, but V's own bias is an
-    error, too: where V lags behind the policy, that is what it adds to advantages. Decisions count alike, as they do in
-    the policy's loss. Episodes whose return ends in V are left out, for there V would be its own witness.
+    The sums run over all decisions, which count alike as in the policy's loss; G is the return still to come, and R - B
+    the advantage against the m others, as in :func:`blend`, their own noise taken off. So it is explained variance as
+    2604.19485 uses it, but V has to know more than how hard a task is, and its bias counts as an error, as it is one in
+    advantages. Episodes whose return ends in V are left out, for there V would be its own witness.
 
     Returns:
-        At most 1; at least -1, lest one step spoil the mean of several. None where all returns are equal, or none.
+        At most 1; at least -1, lest one step spoil the mean of several. None where all episodes of a group end alike.
     """
     judged = [t for t in trajectories if not _ends_in_value(t, bootstrap_truncated)]
-    if not judged:
+    returns = [_returns(t, gamma, unit, bootstrap_truncated) for t in judged]
+    totals = [float(amounts[:1].sum()) for amounts in returns]
+    left_by_v = left_by_group = 0.0
+    for t, amounts, total, (baseline, m) in zip(judged, returns, totals, _others(judged, totals), strict=True):
+        left_by_v += float(((amounts - t.values[decisions(t, unit) - 1]).astype(float) ** 2).sum())
+        left_by_group += len(amounts) * (total - baseline) ** 2 * m / (m + 1)
+    if not left_by_group:
         return None
-    returns = np.concatenate([_returns(t, gamma, unit, bootstrap_truncated) for t in judged]).astype(float)
-    values = np.concatenate([t.values[decisions(t, unit) - 1] for t in judged])
-    variance = float(returns.var())
-    found = 1 - float(((returns - values) ** 2).mean()) / variance if variance else None
-    return found if found is None or found > -1 else -1.0
+    found = 1 - left_by_v / left_by_group
+    return found if found > -1 else -1.0  # where V is no number, too
 
 
 def trust(history: Sequence[float]) -> float:
@@ -236,8 +241,9 @@ def _ends_in_value(t: Trajectory, bootstrap_truncated: bool) -> bool:
     return ending is Ending.STOPPED or (bootstrap_truncated and ending is Ending.TRUNCATED)
 
 
-def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> list[float]:
-    """For each trajectory the mean return of the others of its group; of its job, where it is alone there."""
+def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> list[tuple[float, int]]:
+    """For each trajectory the mean return of the others of its group, or of its job where it is alone in its group, and
+    how many these are. Alone in both it is compared with itself: nothing can be said of it."""
     counts: dict[tuple[str, str], int] = {}
     sums: dict[tuple[str, str], float] = {}
     pools = [(("group", t.group), ("job", t.task.job)) for t in trajectories]
@@ -245,12 +251,12 @@ def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> lis
         for pool in own:
             counts[pool] = counts.get(pool, 0) + 1
             sums[pool] = sums.get(pool, 0.0) + amount
-    means: list[float] = []
-    for own, amount in zip(pools, returns, strict=True):
-        pool = next((pool for pool in own if counts[pool] > 1), None)
-        # alone everywhere, it is compared with itself: nothing can be said of it
-        means.append(amount if pool is None else (sums[pool] - amount) / (counts[pool] - 1))
-    return means
+    found: list[tuple[float, int]] = []
+    for (group, job), amount in zip(pools, returns, strict=True):
+        pool = group if counts[group] > 1 else job
+        others = counts[pool] - 1
+        found.append(((sums[pool] - amount) / others if others else amount, others))
+    return found
 
 
 def _spread(t: Trajectory, advantages: FloatArray, unit: Unit) -> FloatArray:

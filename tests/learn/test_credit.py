@@ -153,15 +153,26 @@ def test_a_blend_is_one_rule_where_trust_is_all_or_nothing_and_survives_a_v_that
 
 
 def test_what_v_explained_by_hand() -> None:
-    ts = [attempt(0.7, 1.0, "a"), attempt(0.2, 0.0, "a"), attempt(0.4, 1.0, "a"), attempt(0.1, 0.0, "a")]
-    squares = (0.3**2 + 0.2**2 + 0.6**2 + 0.1**2) / 4
-    assert explained(ts, unit="turn") == pytest.approx(1 - squares / 0.25)
+    ts = [attempt(0.7, 1.0, "a"), attempt(0.2, 0.0, "a"), attempt(0.4, 1.0, "b"), attempt(0.1, 1.0, "b")]
+    ours, theirs = 0.3**2 + 0.2**2 + 0.6**2 + 0.9**2, 1 / 2 + 1 / 2 + 0 + 0
+    assert explained(ts, unit="turn") == pytest.approx(1 - ours / theirs)
     shifted = [replace(t, values=t.values - np.float32(0.5)) for t in ts]
     assert (explained(shifted, unit="turn") or 0) < (explained(ts, unit="turn") or 0), "a bias is an error"
-    assert explained(ts[:1]) is None and explained([]) is None, "nothing varies"
+    assert explained(ts[2:]) is None and explained(ts[:1]) is None and explained([]) is None, "nothing to explain"
     by_v = [replace(t, outcome=replace(t.outcome, ending=Ending.STOPPED)) for t in ts]
     assert explained(by_v) is None, "V is not its own witness"
     assert explained([*ts, *by_v], unit="turn") == explained(ts, unit="turn")
+    far_off = [attempt(70.0, 1.0, "a"), attempt(-70.0, 0.0, "a")]
+    assert explained(far_off) == -1.0, "one step cannot spoil the mean for good"
+
+
+def test_a_v_that_knows_no_more_than_the_task_explains_nothing() -> None:
+    """An easy task and a hard one, known exactly: as good as a group of any size, which is what it is compared with."""
+    rng = np.random.default_rng(0)
+    ts = [attempt(p, float(rng.random() < p), name) for name, p in (("a", 0.8), ("b", 0.3)) for _ in range(2000)]
+    assert explained(ts) == pytest.approx(0.0, abs=0.002)
+    seeing = [replace(t, values=np.float32(0.5) * (t.values + np.float32(t.outcome.reward))) for t in ts]
+    assert explained(seeing) == pytest.approx(0.75, abs=0.002), "half of each error is gone"
 
 
 def test_trust_is_the_recent_mean_within_bounds() -> None:
@@ -169,5 +180,3 @@ def test_trust_is_the_recent_mean_within_bounds() -> None:
     assert trust([0.5, 0.1]) == pytest.approx(0.3)
     assert trust([1.0, *[0.2] * RECENT]) == pytest.approx(0.2), "what is long ago does not count"
     assert trust([-0.4, 0.1]) == 0.0 and trust([1.0, 1.0]) == 1.0
-    far_off = [attempt(70.0, 1.0, "a"), attempt(-70.0, 0.0, "a")]
-    assert explained(far_off) == -1.0, "one step cannot spoil the mean for good"
