@@ -24,7 +24,7 @@ from journeyman.exam.stats import auc, explained_variance
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
-from journeyman.learn.credit import RECENT, explained, lambda_returns, trust
+from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
 from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates
 from journeyman.learn.school import demonstrations, school
@@ -218,10 +218,10 @@ def trusted(s: Learning, episodes: Sequence[Trajectory]) -> dict[str, float]:
         return weights
     config = s.config.credit
     for name in s.jobs:
-        history = s.progress.explained.setdefault(name, [])
+        history = s.progress.foresight.setdefault(name, [])
         weights[name] = trust(history)
         own = [t for t in episodes if t.task.job == name]
-        found = explained(own, gamma=config.gamma, unit=config.unit, bootstrap_truncated=config.bootstrap_truncated)
+        found = foresight(own, gamma=config.gamma, unit=config.unit, bootstrap_truncated=config.bootstrap_truncated)
         if found is not None:
             history[:] = [*history, found][-RECENT:]
     return weights

@@ -184,7 +184,7 @@ def test_a_blend_with_branches_counts_and_keeps_all_of_them_and_repeats(tmp_path
     finish(config, tmp_path / "part")
     assert weights(tmp_path / "part") == weights(tmp_path / "whole")
     ends = [json.loads((f / "checkpoints/step-000004/state.json").read_text()) for f in tmp_path.iterdir()]
-    kept = [end["progress"]["explained"][job] for end in ends]
+    kept = [end["progress"]["foresight"][job] for end in ends]
     assert kept[0] == kept[1] and len(kept[0]) > 2
 
 

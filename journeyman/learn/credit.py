@@ -24,7 +24,11 @@ REACH = 0.05
 """Share of an episode's decisions over which a length-adaptive lambda spreads a surprise (2504.05118, section 4.2)."""
 
 RECENT = 4
-"""Steps whose explained variances say how far V is trusted: one alone is noisy, and V changes."""
+"""Steps by which V is trusted: one alone is noisy, and V changes."""
+
+LITTLE = 0.05
+"""A V that says less than this share of the returns' variance is trusted by less than half, however true it is: what is
+true of so little cannot be measured within :data:`RECENT` steps of a hundred episodes."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def blend(
 
     A_group is the return (discounted, with V at the end of what was cut, as for GAE) less the mean of the others, see
     :func:`group_advantages`. 2604.19485 switches from V to the batch's mean where V's explained variance is not above
-    0; w lets V in by degrees. What an episode is compared with does not depend on its own actions in either part, so
+    0; w does so by degrees. What an episode is compared with does not depend on its own actions in either part, so
     the gradient stays unbiased if w does not, either: take it from earlier steps.
 
     Args:
@@ -152,44 +156,52 @@ def blend(
     ):
         theirs = (t.mask * (amount - baseline)).astype(np.float32)
         w = np.float32(trusted.get(t.task.job, 0.0))
-        # without trust V is not even looked at: it may be no number
-        blended.append((w * advantages + (1 - w) * theirs).astype(np.float32) if w else theirs)
+        if w and np.isfinite(advantages).all():  # a V that has diverged must not take the policy along
+            theirs = (w * advantages + (1 - w) * theirs).astype(np.float32)
+        blended.append(theirs)
     return blended
 
 
-def explained(
+def foresight(
     trajectories: Sequence[Trajectory], *, gamma: float = 1.0, unit: Unit = "token", bootstrap_truncated: bool = True
-) -> float | None:
-    """How much of what groups leave unexplained V explains: 1 - sum (G - V)^2 / sum (R - B)^2 m / (m + 1).
+) -> tuple[float, float] | None:
+    """How much V says of these episodes beyond what their groups say, and how much of that came true.
 
-    The sums run over all decisions, which count alike as in the policy's loss; G is the return still to come, and R - B
-    the advantage against the m others, as in :func:`blend`, their own noise taken off. So it is explained variance as
-    2604.19485 uses it, but V has to know more than how hard a task is, and its bias counts as an error, as it is one in
-    advantages. Episodes whose return ends in V are left out, for there V would be its own witness.
+    With B the mean return of the m others, as in :func:`blend`: `said` is the mean of (V - B)^2 over all decisions, and
+    `true` that of (G - B)(V - B), G being the return still to come; both as shares of the variance of returns within
+    groups, and without what B itself varies by. They are equal for a V that is right on average; 2 true - said is its
+    explained variance beyond the group's; true / said is the weight of V in the mixture of both that explains most.
+
+    Decisions count alike, as in the policy's loss. Episodes whose return ends in V are left out, for there V would be
+    its own witness.
 
     Returns:
-        At most 1; at least -1, lest one step spoil the mean of several. None where all episodes of a group end alike.
+        (said, true); None where the episodes of each group ended alike.
     """
     judged = [t for t in trajectories if not _ends_in_value(t, bootstrap_truncated)]
-    returns = [_returns(t, gamma, unit, bootstrap_truncated) for t in judged]
+    returns = [_returns(t, gamma, unit, bootstrap_truncated).astype(float) for t in judged]
     totals = [float(amounts[:1].sum()) for amounts in returns]
-    left_by_v = left_by_group = 0.0
+    said = true = spread = 0.0
     for t, amounts, total, (baseline, m) in zip(judged, returns, totals, _others(judged, totals), strict=True):
-        left_by_v += float(((amounts - t.values[decisions(t, unit) - 1]).astype(float) ** 2).sum())
-        left_by_group += len(amounts) * (total - baseline) ** 2 * m / (m + 1)
-    if not left_by_group:
-        return None
-    found = 1 - left_by_v / left_by_group
-    return found if found > -1 else -1.0  # where V is no number, too
+        if m:
+            beyond = t.values[decisions(t, unit) - 1].astype(float) - baseline
+            variance = len(amounts) * (total - baseline) ** 2 * m / (m + 1)
+            said += float((beyond**2).sum()) - variance / m
+            true += float(((amounts - baseline) * beyond).sum()) - variance / m
+            spread += variance
+    return (said / spread, true / spread) if spread else None
 
 
-def trust(history: Sequence[float]) -> float:
-    """How far to trust V, in [0, 1]: the mean of what it :func:`explained` in the :data:`RECENT` last steps, or 0.
+def trust(history: Sequence[tuple[float, float]]) -> float:
+    """How far to trust V, in [0, 1], by its :func:`foresight` in the last :data:`RECENT` steps; 0 before any.
 
-    They must be steps *before* the one whose advantages it weighs: measured on the same episodes, it would depend on
-    their own actions and so bias the gradient.
+    Sum of `true` / (sum of `said` + :data:`LITTLE` for each). The steps must be *before* the one whose advantages are
+    weighed: measured on the same episodes, the weight would depend on their own actions and so bias the gradient.
     """
-    return float(np.clip(np.mean(history[-RECENT:]), 0.0, 1.0)) if history else 0.0
+    recent = history[-RECENT:]
+    said, true = (sum(step[place] for step in recent) for place in (0, 1))
+    weight = true / (max(said, 0.0) + LITTLE * len(recent)) if recent else 0.0
+    return min(max(weight, 0.0), 1.0) if np.isfinite(weight) else 0.0
 
 
 def _gae(

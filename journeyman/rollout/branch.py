@@ -102,7 +102,10 @@ def continuations(forks: Sequence[Fork], count: int, seed: int) -> list[Attempt]
     orders: list[Attempt] = []
     for fork in forks:
         parent = fork.parent
-        prefix = Prefix(tuple(parent.tokens[: fork.position + 1].tolist()), parent.turns[: fork.turn])
+        read = slice(fork.position + 1)
+        prefix = Prefix(
+            tuple(parent.tokens[read].tolist()), tuple(parent.logprobs[read].tolist()), parent.turns[: fork.turn]
+        )
         for member in range(count):
             name = f"{fork.group}-m{member:02d}"
             orders.append(Attempt(name, parent.task, fork.group, seed_of(name, parent.task, seed), parent.step, prefix))

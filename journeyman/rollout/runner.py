@@ -56,10 +56,12 @@ class Prefix:
 
     Attributes:
         tokens: ending where a reply is to be sampled.
+        logprobs: of those that were sampled, 0 elsewhere.
         turns: the turns among them; the environment is rebuilt by playing their replies again.
     """
 
     tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
     turns: tuple[Turn, ...]
 
 
@@ -187,6 +189,8 @@ def _episode(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConf
     prefix, limit = attempt.prefix, config.max_turns or job.max_turns
     episode = _Episode(attempt, sampling, limit - (len(prefix.turns) if prefix else 0))
     episode.read(prefix.tokens if prefix else renderer.open(attempt.task.messages))
+    if prefix:
+        episode.logprobs = list(prefix.logprobs)
     return episode
 
 

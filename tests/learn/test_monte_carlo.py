@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from journeyman.learn.credit import CreditConfig, gae
+from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates, sharpened
+from journeyman.model.decoder import Decoder, DecoderConfig
+from journeyman.model.value import ValueConfig
 from journeyman.rollout.branch import Fork
 from journeyman.types import Ending, Trajectory
 from tests.learn.helpers import make_trajectory
@@ -33,6 +37,22 @@ def test_an_estimate_is_what_became_of_its_branches() -> None:
     cut = [branch(fork, 0.0, Ending.TRUNCATED), branch(fork, 0.0)]
     assert estimates([fork], cut, CONFIG)[0].returns == (0.0, 0.0)
     assert estimates([fork], cut, replace(CONFIG, bootstrap_truncated=True))[0].returns == (0.25, 0.0)
+
+
+def test_v_says_the_same_of_a_state_in_an_episode_and_in_its_branches() -> None:
+    """It hears how the prefix was sampled there, too; and branches of two parents share no more than they have."""
+    torch.manual_seed(0)
+    learner = Learner.start(Decoder(DecoderConfig.tiny(60, width=32, layers=2)), ValueConfig(), UpdateConfig())
+    assert learner.value is not None and learner.value.ear is not None
+    for weight in (learner.value.head.weight, learner.value.ear.weight):
+        torch.nn.init.normal_(weight)
+    whole = [replace(make_trajectory([0.0] * 6, [(1, 3), (4, 6)], [0.0, 1.0]), id=str(i)) for i in range(2)]
+    whole = [replace(t, logprobs=t.logprobs * (i + 1)) for i, t in enumerate(whole)]
+    branches = [replace(t, mask=t.mask & (np.arange(6) > 3), turns=t.turns[1:]) for t in whole for _ in range(2)]
+    scored = learner.score(whole)
+    assert abs(float(scored[0].values[3] - scored[1].values[3])) > 1e-3, "the check is blind"
+    for number, t in enumerate(learner.score(branches)):
+        np.testing.assert_allclose(t.values, scored[number // 2].values, atol=1e-5)
 
 
 def test_v_is_corrected_by_hand_at_every_episode_that_passed_through() -> None:

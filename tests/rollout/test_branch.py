@@ -80,6 +80,7 @@ def test_a_branch_goes_on_from_the_tokens_and_the_place_where_its_parent_stood()
     assert [t.id for t in branches] == [f"{parent.id}-b02-m00", f"{parent.id}-b02-m01"]
     for t in branches:
         assert t.tokens[:start].tolist() == parent.tokens[:start].tolist() and not t.mask[:start].any()
+        assert t.logprobs[:start].tolist() == parent.logprobs[:start].tolist(), "V hears them"
         assert t.prompt_length == start and t.tokens[start : start + len(EAST)].tolist() == EAST
         assert [turn.reply for turn in t.turns] == ["east", "east"]
         assert t.turns[-1].observation == "C4 north north east east", "the environment remembers all replies"
