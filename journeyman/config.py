@@ -14,6 +14,7 @@ from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
+from journeyman.rollout.branch import BranchConfig
 from journeyman.rollout.runner import RolloutConfig
 
 
@@ -59,6 +60,8 @@ class LearnConfig:
     """How episodes are played."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     """How outcomes become advantages."""
+    branch: BranchConfig = field(default_factory=BranchConfig)
+    """What is played from the middle of episodes, to know better what V should say there."""
     value: ValueConfig = field(default_factory=ValueConfig)
     """The value function."""
     update: UpdateConfig = field(default_factory=UpdateConfig)
@@ -100,6 +103,12 @@ class LearnConfig:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.lag not in (0, 1):
             raise UsageError(f"lag must be 0 or 1, got {self.lag}")
+        if self.branch.share and not self.uses_value:
+            raise UsageError(
+                f"branch: {self.credit.rule} has no use for branches",
+                reason="they correct the value function, and this credit rule has none",
+                fix="leave branch.share at 0, or take --credit.rule blend",
+            )
         if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
 

@@ -4,6 +4,7 @@
     repeat:
       collect   play episodes of some tasks with the present weights
       record    write V along them and put them on disk
+      branch    (if asked) go on from states that V is unsure of
       credit    turn outcomes and values into advantages
       update    teach V what became of the episodes, move the policy by the advantages
       examine   (now and then) on splits never learned from
@@ -25,6 +26,7 @@ import numpy as np
 from journeyman import stages
 from journeyman.config import LearnConfig
 from journeyman.learn.credit import assign
+from journeyman.learn.monte_carlo import sharpened
 from journeyman.run import RunFolder
 from journeyman.stages import Record
 
@@ -56,14 +58,17 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         step = s.progress.step
         rng = np.random.default_rng((config.seed, step))
         episodes = stages.collect_and_record(s, step)
-        metrics = stages.look(s, episodes)
+        branches, found = stages.branch_out(s, episodes, step)
+        metrics = stages.look(s, episodes, found)
         usable = stages.usable(episodes)
-        metrics |= stages.update_value(s, usable, rng)
+        trusted = stages.trusted(s, usable)
+        metrics |= {f"{job}/value/trust": weight for job, weight in trusted.items()}
+        metrics |= stages.update_value(s, [*usable, *stages.usable(branches)], rng)
         if usable and step >= config.warmup:
-            advantages = assign(usable, config.credit)
+            advantages = assign(sharpened(usable, found), config.credit, trusted)
             metrics |= s.learner.update_policy(usable, advantages, rng)
             stages.publish(s)
-        yield stages.log_step(s, episodes, metrics)
+        yield stages.log_step(s, [*episodes, *branches], metrics)
         yield from stages.examine_when_due(s)
         stages.checkpoint_when_due(s)
     stages.finish(s)

@@ -43,6 +43,7 @@ class Progress:
         trajectories: episodes played for learning (warm-up included, exams not).
         tokens: tokens of those episodes.
         seconds: time spent so far, over all sittings.
+        foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
     """
 
     phase: str = "school"
@@ -50,6 +51,7 @@ class Progress:
     trajectories: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    foresight: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +25,16 @@ from journeyman.exam.stats import auc, explained_variance
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
-from journeyman.learn.credit import lambda_returns
+from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
+from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import find, load, save
 from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
+from journeyman.rollout.branch import choose, continuations
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.runner import attempts, environments_for, rollout
 from journeyman.run import Progress, RunFolder
@@ -193,11 +196,44 @@ def practice(s: Learning, step: int) -> list[Task]:
     return chosen
 
 
-def update_value(s: Learning, fresh_ones: list[Trajectory], rng: np.random.Generator) -> Record:
+def branch_out(s: Learning, episodes: Sequence[Trajectory], step: int) -> tuple[list[Trajectory], list[Estimate]]:
+    """Once the policy learns, go on from states of this step's episodes that V is unsure of; recorded like these."""
+    config = s.config
+    if not config.branch.share or step < config.warmup:
+        return [], []
+    settle(s)
+    started = time.monotonic()
+    forks = choose(usable(episodes), config.branch, low=config.value.low, high=config.value.high)
+    orders = continuations(forks, config.branch.continuations, config.seed)
+    played = rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments)
+    branches = s.learner.score(sorted(played, key=lambda t: t.id))
+    s.store.add(branches)
+    s.collect_seconds += time.monotonic() - started
+    return branches, estimates(forks, branches, config.credit)
+
+
+def trusted(s: Learning, episodes: Sequence[Trajectory]) -> dict[str, float]:
+    """How far V is trusted at each job, by the steps before this one; then note how it did in this one."""
+    weights: dict[str, float] = {}
+    if s.learner.value is None:
+        return weights
+    config = s.config.credit
+    for name in s.jobs:
+        history = s.progress.foresight.setdefault(name, [])
+        weights[name] = trust(history)
+        own = [t for t in episodes if t.task.job == name]
+        found = foresight(own, gamma=config.gamma, unit=config.unit, bootstrap_truncated=config.bootstrap_truncated)
+        if found is not None:
+            history[:] = [*history, found][-RECENT:]
+    return weights
+
+
+def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.Generator) -> Record:
     """Teach V this step's outcomes, and again those of the last steps."""
     if s.learner.value is None:
         return {}
     config = s.config.credit
+    fresh_ones = sorted(fresh_ones, key=lambda t: t.id)  # as the store gives them back
     episodes = [t for step in s.history for t in step] + fresh_ones
     s.history = [*s.history, fresh_ones][-s.config.replay :] if s.config.replay else []
     targets = lambda_returns(
@@ -210,8 +246,8 @@ def update_value(s: Learning, fresh_ones: list[Trajectory], rng: np.random.Gener
     return s.learner.update_value(episodes, targets, rng)
 
 
-def look(s: Learning, episodes: Sequence[Trajectory]) -> Record:
-    """What this step's episodes say of the policy and of V, before either learns from them."""
+def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate]) -> Record:
+    """What this step's episodes, and estimates from branches, say of the policy and of V before either learns."""
     record: Record = {}
     for name in s.jobs:
         own = [t for t in episodes if t.task.job == name]
@@ -221,6 +257,9 @@ def look(s: Learning, episodes: Sequence[Trajectory]) -> Record:
         record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
         if s.learner.value is not None:
             record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
+    if s.config.branch.share:
+        record["value/branch_states"] = len(found)
+        record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
     record |= s.learner.kl_reference(usable(episodes)[:32])
     return record
 

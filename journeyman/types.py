@@ -126,8 +126,9 @@ class Trajectory:
         policy_version: the version of the weights that sampled it.
         temperature: at which it was sampled; ``logprobs`` are of that distribution.
         tokens: int32 [T]. Stored as sampled, never re-made from text.
-        mask: bool [T], true where the policy sampled the token.
-        logprobs: float32 [T], 0 where the mask is false.
+        mask: bool [T], true where the policy sampled the token in this episode.
+        logprobs: float32 [T], of what the policy sampled; 0 elsewhere. In the prompt of an episode that goes on from
+            the middle of another, they are the other's.
         values: float32 [T], the value after reading each token; NaN where none was computed.
         turns: spans of the replies with what the environment answered.
         outcome: what became of it.
@@ -161,8 +162,8 @@ class Trajectory:
 
     @cached_property
     def prompt(self) -> bytes:
-        """Those tokens as bytes: alike for the episodes of one group."""
-        return self.tokens[: self.prompt_length].tobytes()
+        """Those tokens and their log-probabilities as bytes: alike for the episodes of one group."""
+        return self.tokens[: self.prompt_length].tobytes() + self.logprobs[: self.prompt_length].tobytes()
 
 
 @dataclass(frozen=True, slots=True)

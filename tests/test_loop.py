@@ -14,12 +14,13 @@ import pytest
 from safetensors.torch import load_file
 
 from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn, open_model
-from journeyman.errors import JourneymanError, RunError
+from journeyman.errors import JourneymanError, RunError, UsageError
 from journeyman.exam.platt import calibrate
 from journeyman.learn.credit import CreditConfig
 from journeyman.model.calibration import Calibration
 from journeyman.model.load import find
 from journeyman.recipes import demo
+from journeyman.rollout.branch import BranchConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.run import RunFolder, read_lines
 from journeyman.stages import Record
@@ -165,6 +166,46 @@ def test_rules_without_a_value_function(rule: str, tmp_path: Path) -> None:
     learned = next(r for r in records if r["kind"] == "learn")
     assert learned["policy/version"] == 1 and "value/loss" not in learned
     assert not (tmp_path / "run" / "model" / "value").exists()
+
+
+def test_a_blend_with_branches_counts_and_keeps_all_of_them_and_repeats(tmp_path: Path) -> None:
+    job = "maze,size=3,max_turns=8"  # the apprentice solves half of it
+    config = replace(
+        CONFIG,
+        jobs=(job,),
+        model="apprentice",
+        steps=4,
+        school=SchoolConfig(),
+        credit=CreditConfig(rule="blend", lambda_policy=0.8),
+        branch=BranchConfig(share=1.0, continuations=2),
+        exam_every=0,
+    )
+    finish(config, tmp_path / "whole")
+    steps = [r for r in read_lines(tmp_path / "whole" / "metrics.jsonl") if r["kind"] == "learn"]
+    assert [r["value/branch_states"] > 0 for r in steps] == [False, *[True] * 3], "none while V warms up"
+    assert steps[0][f"{job}/value/trust"] == 0 and any(r[f"{job}/value/trust"] > 0 for r in steps)
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        played = [list(store.episodes(min_step=k, max_step=k)) for k in range(4)]
+    branches = [[t for t in step if "-b" in t.id] for step in played]
+    assert [len(step) - len(own) for step, own in zip(played, branches, strict=True)] == [16] * 4
+    assert [2 * r["value/branch_states"] for r in steps] == [len(own) for own in branches]
+    assert steps[-1]["trajectories"] == sum(map(len, played))
+    assert steps[-1]["tokens"] == sum(len(t) for step in played for t in step)
+    learning = learn(config, tmp_path / "part")
+    for record in learning:
+        if record["kind"] == "learn" and record["step"] == 3:  # the last checkpoint is of step 2
+            break
+    learning.close()  # type: ignore[attr-defined]
+    finish(config, tmp_path / "part")
+    assert weights(tmp_path / "part") == weights(tmp_path / "whole")
+    ends = [json.loads((f / "checkpoints/step-000004/state.json").read_text()) for f in tmp_path.iterdir()]
+    kept = [end["progress"]["foresight"][job] for end in ends]
+    assert kept[0] == kept[1] and len(kept[0]) > 2
+
+
+def test_branches_need_a_value_function() -> None:
+    with pytest.raises(UsageError, match="rloo has no use for branches"):
+        replace(CONFIG, credit=CreditConfig(rule="rloo"), branch=BranchConfig(share=1.0))
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def collate(
     tokens, positions, segments, places = _packed(trajectories)
     heard_NF = np.zeros((len(tokens), HEARD), np.float32)
     for t, place in zip(trajectories, places, strict=True):
-        heard_NF[place] = heard(t.mask, t.logprobs)  # of what is shared nothing was sampled
+        heard_NF[place] = heard(t.logprobs)  # of what is shared it is the same
     zeros = [np.zeros(len(t), np.float32) for t in trajectories]
     advantages, returns = advantages or zeros, returns or zeros
     actions = [t.actions for t in trajectories]

@@ -8,7 +8,7 @@ A *decision* is where credit is given: every sampled token, or (for jobs of seve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,31 +18,46 @@ from journeyman.errors import UsageError
 from journeyman.types import Ending, FloatArray, IntArray, Trajectory
 
 Unit = Literal["token", "turn"]
+Lambda = float | Literal["length"]
+
+REACH = 0.05
+"""Share of an episode's decisions over which a length-adaptive lambda spreads a surprise (2504.05118, section 4.2)."""
+
+RECENT = 4
+"""Steps by which V is trusted: one alone is noisy, and V changes."""
+
+LITTLE = 0.05
+"""A V that says less than this share of the returns' variance is trusted by less than half, however true it is: what is
+true of so little cannot be measured within :data:`RECENT` steps of a hundred episodes."""
 
 
 @dataclass(frozen=True)
 class CreditConfig:
     """How outcomes become advantages."""
 
-    rule: Literal["gae", "grpo", "rloo"] = "gae"
-    """gae: from the value function; grpo, rloo: from the other episodes of the group."""
+    rule: Literal["gae", "blend", "grpo", "rloo"] = "gae"
+    """gae: from the value function; grpo, rloo: from the other episodes of the group; blend: gae as far as the value
+    function has proved right of late, rloo for the rest."""
     unit: Unit = "turn"
     """What gets credit as a whole: a token or a turn. With one turn per episode, "turn" means the episode."""
     gamma: float = 1.0
     """Discount per decision; 1 makes V the expected outcome itself."""
-    lambda_policy: float = 0.9
-    """GAE's lambda for the advantages: 1 trusts the outcome alone, 0 the value function alone."""
+    lambda_policy: Lambda = 0.9
+    """GAE's lambda for the advantages: 1 trusts the outcome alone, 0 the value function alone. "length" grows with the
+    episode, 1 - 1 / (0.05 K) for K decisions (0 up to 20): for tokens of long replies (2504.05118, section 4.2)."""
     lambda_value: float = 1.0
     """Lambda of the value function's targets: 1 is the observed outcome (2503.01491: unbiased)."""
     bootstrap_truncated: bool = False
-    """Let truncated episodes end in V instead of in what they earned. Off: a job's limit is part of the job."""
+    """Let truncated episodes end in V instead of in what they earned. Off: a job's limit is part of the job. Those that
+    V stopped always end in V: to give up is no part of any job."""
     divide_by_std: bool = False
     """GRPO's division by the group's standard deviation, which favours easy and hard tasks (2503.20783)."""
 
     def __post_init__(self) -> None:
         for name in ("gamma", "lambda_policy", "lambda_value"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"credit: {name} must lie in [0, 1], got {getattr(self, name)}")
+            amount = getattr(self, name)
+            if amount != "length" and not 0 <= amount <= 1:
+                raise UsageError(f"credit: {name} must lie in [0, 1], got {amount}")
 
 
 def decisions(trajectory: Trajectory, unit: Unit) -> IntArray:
@@ -58,24 +73,28 @@ def group_advantages(
     """The return less the group's mean, the same for every token.
 
     GRPO (2402.03300, section 4.1.2) divides by the group's standard deviation; without that it is Dr. GRPO
-    (2503.20783). `leave_one_out` takes the mean of the *other* episodes: RLOO (2402.14740, eq. 8).
+    (2503.20783). `leave_one_out` takes the mean of the *other* episodes: RLOO (2402.14740, eq. 8); for one that is
+    alone in its group, of the others of its job.
     """
+    returns = [t.outcome.reward for t in trajectories]
     groups: dict[str, list[float]] = {}
-    for t in trajectories:
-        groups.setdefault(t.group, []).append(t.outcome.reward)
+    for t, amount in zip(trajectories, returns, strict=True):
+        groups.setdefault(t.group, []).append(amount)
     means = {group: float(np.mean(rewards)) for group, rewards in groups.items()}
-    scales: dict[str, float] = {}
-    for group, rewards in groups.items():
-        others = len(rewards) / max(len(rewards) - 1, 1) if leave_one_out else 1.0
-        scales[group] = others / (float(np.std(rewards)) + 1e-6) if divide_by_std else others
-    return [t.mask * np.float32((t.outcome.reward - means[t.group]) * scales[t.group]) for t in trajectories]
+    scales = {group: 1 / (float(np.std(rewards)) + 1e-6) if divide_by_std else 1.0 for group, rewards in groups.items()}
+    others = [mean for mean, _ in _others(trajectories, returns)]
+    baselines = others if leave_one_out else [means[t.group] for t in trajectories]
+    return [
+        t.mask * np.float32((amount - baseline) * scales[t.group])
+        for t, amount, baseline in zip(trajectories, returns, baselines, strict=True)
+    ]
 
 
 def gae(
     trajectories: Sequence[Trajectory],
     *,
     gamma: float = 1.0,
-    lam: float = 0.95,
+    lam: Lambda = 0.95,
     unit: Unit = "token",
     bootstrap_truncated: bool = True,
 ) -> list[FloatArray]:
@@ -110,28 +129,146 @@ def lambda_returns(
     return targets
 
 
+def blend(
+    trajectories: Sequence[Trajectory],
+    trusted: Mapping[str, float],
+    *,
+    gamma: float = 1.0,
+    lam: Lambda = 0.95,
+    unit: Unit = "token",
+    bootstrap_truncated: bool = True,
+) -> list[FloatArray]:
+    """w A_gae + (1 - w) A_group: V as far as it is trusted at the trajectory's job, else the others of the group.
+
+    A_group is the return (discounted, with V at the end of what was cut, as for GAE) less the mean of the others, see
+    :func:`group_advantages`. 2604.19485 switches from V to the batch's mean where V's explained variance is not above
+    0; w does so by degrees. What an episode is compared with does not depend on its own actions in either part, so
+    the gradient stays unbiased if w does not, either: take it from earlier steps.
+
+    Args:
+        trusted: w by job, as :func:`trust` gives it; 0 where a job is missing.
+    """
+    ours = gae(trajectories, gamma=gamma, lam=lam, unit=unit, bootstrap_truncated=bootstrap_truncated)
+    returns = [float(_returns(t, gamma, unit, bootstrap_truncated)[:1].sum()) for t in trajectories]
+    blended: list[FloatArray] = []
+    for t, advantages, amount, (baseline, _) in zip(
+        trajectories, ours, returns, _others(trajectories, returns), strict=True
+    ):
+        theirs = (t.mask * (amount - baseline)).astype(np.float32)
+        w = np.float32(trusted.get(t.task.job, 0.0))
+        if w and np.isfinite(advantages).all():  # a V that has diverged must not take the policy along
+            theirs = (w * advantages + (1 - w) * theirs).astype(np.float32)
+        blended.append(theirs)
+    return blended
+
+
+def foresight(
+    trajectories: Sequence[Trajectory], *, gamma: float = 1.0, unit: Unit = "token", bootstrap_truncated: bool = True
+) -> tuple[float, float] | None:
+    """How much V says of these episodes beyond what their groups say, and how much of that came true.
+
+    With B the mean return of the m others, as in :func:`blend`: `said` is the mean of (V - B)^2 over all decisions, and
+    `true` that of (G - B)(V - B), G being the return still to come; both as shares of the variance of returns within
+    groups, and without what B itself varies by. They are equal for a V that is right on average; 2 true - said is its
+    explained variance beyond the group's; true / said is the weight of V in the mixture of both that explains most.
+
+    Decisions count alike, as in the policy's loss. Episodes whose return ends in V are left out, for there V would be
+    its own witness.
+
+    Returns:
+        (said, true); None where the episodes of each group ended alike.
+    """
+    judged = [t for t in trajectories if not _ends_in_value(t, bootstrap_truncated)]
+    returns = [_returns(t, gamma, unit, bootstrap_truncated).astype(float) for t in judged]
+    totals = [float(amounts[:1].sum()) for amounts in returns]
+    said = true = spread = 0.0
+    for t, amounts, total, (baseline, m) in zip(judged, returns, totals, _others(judged, totals), strict=True):
+        if m:
+            beyond = t.values[decisions(t, unit) - 1].astype(float) - baseline
+            variance = len(amounts) * (total - baseline) ** 2 * m / (m + 1)
+            said += float((beyond**2).sum()) - variance / m
+            true += float(((amounts - baseline) * beyond).sum()) - variance / m
+            spread += variance
+    return (said / spread, true / spread) if spread else None
+
+
+def trust(history: Sequence[tuple[float, float]]) -> float:
+    """How far to trust V, in [0, 1], by its :func:`foresight` in the last :data:`RECENT` steps; 0 before any.
+
+    Sum of `true` / (sum of `said` + :data:`LITTLE` for each). The steps must be *before* the one whose advantages are
+    weighed: measured on the same episodes, the weight would depend on their own actions and so bias the gradient.
+    """
+    recent = history[-RECENT:]
+    said, true = (sum(step[place] for step in recent) for place in (0, 1))
+    weight = true / (max(said, 0.0) + LITTLE * len(recent)) if recent else 0.0
+    return min(max(weight, 0.0), 1.0) if np.isfinite(weight) else 0.0
+
+
 def _gae(
-    t: Trajectory, gamma: float, lam: float, unit: Unit, bootstrap_truncated: bool
+    t: Trajectory, gamma: float, lam: Lambda, unit: Unit, bootstrap_truncated: bool
 ) -> tuple[FloatArray, FloatArray, float]:
     """Advantages [K] and state values [K] of the decisions, and the value of where the episode ended."""
+    rewards, final = _rewards(t, gamma, unit, bootstrap_truncated)
+    values = t.values[decisions(t, unit) - 1]
+    following = np.append(values[1:], np.float32(final)).astype(np.float32)
+    errors = (rewards + gamma * following - values).astype(np.float32)
+    if lam == "length":
+        lam = max(1 - 1 / (REACH * max(len(errors), 1)), 0.0)
+    return _discounted(errors, 0.0, gamma * lam), values, final
+
+
+def _rewards(t: Trajectory, gamma: float, unit: Unit, bootstrap_truncated: bool) -> tuple[FloatArray, float]:
+    """What each decision earned [K], and the value of where the episode ended."""
     starts = decisions(t, unit)
-    values = t.values[starts - 1]
     rewards = np.zeros(len(starts), np.float32)
     for turn in t.turns:
         last = np.searchsorted(starts, turn.stop) - 1
         if last >= 0:
             rewards[last] += turn.reward
-    bootstrap = bootstrap_truncated and t.outcome.ending in (Ending.TRUNCATED, Ending.STOPPED)
-    # V after the last token still expects the last reward, which is known by now
-    final = float(t.values[-1] - rewards[-1]) if bootstrap and len(rewards) else 0.0
-    following = np.append(values[1:], np.float32(final)).astype(np.float32)
-    errors = (rewards + gamma * following - values).astype(np.float32)
-    advantages = np.zeros_like(errors)
-    running = 0.0
-    for k in range(len(errors) - 1, -1, -1):
-        running = float(errors[k]) + gamma * lam * running
-        advantages[k] = running
-    return advantages, values, final
+    if not (_ends_in_value(t, bootstrap_truncated) and gamma and len(rewards)):
+        return rewards, 0.0
+    # V after the last token is r + gamma V': it still expects the last reward, which is known by now
+    return rewards, float(t.values[-1] - rewards[-1]) / gamma
+
+
+def _returns(t: Trajectory, gamma: float, unit: Unit, bootstrap_truncated: bool) -> FloatArray:
+    """The return still to come at each decision: [K]."""
+    rewards, final = _rewards(t, gamma, unit, bootstrap_truncated)
+    return _discounted(rewards, final, gamma)
+
+
+def _discounted(amounts: FloatArray, last: float, factor: float) -> FloatArray:
+    """From each place on, the sum of what comes, each further step times `factor`: [K]. After the end comes `last`."""
+    sums = np.zeros(len(amounts), np.float32)
+    running = last
+    for k in range(len(amounts) - 1, -1, -1):
+        running = float(amounts[k]) + factor * running
+        sums[k] = running
+    return sums
+
+
+def _ends_in_value(t: Trajectory, bootstrap_truncated: bool) -> bool:
+    """Whether an episode's return goes on in V where the episode ends."""
+    ending = t.outcome.ending
+    return ending is Ending.STOPPED or (bootstrap_truncated and ending is Ending.TRUNCATED)
+
+
+def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> list[tuple[float, int]]:
+    """For each trajectory the mean return of the others of its group, or of its job where it is alone in its group, and
+    how many these are. Alone in both it is compared with itself: nothing can be said of it."""
+    counts: dict[tuple[str, str], int] = {}
+    sums: dict[tuple[str, str], float] = {}
+    pools = [(("group", t.group), ("job", t.task.job)) for t in trajectories]
+    for own, amount in zip(pools, returns, strict=True):
+        for pool in own:
+            counts[pool] = counts.get(pool, 0) + 1
+            sums[pool] = sums.get(pool, 0.0) + amount
+    found: list[tuple[float, int]] = []
+    for (group, job), amount in zip(pools, returns, strict=True):
+        pool = group if counts[group] > 1 else job
+        others = counts[pool] - 1
+        found.append(((sums[pool] - amount) / others if others else amount, others))
+    return found
 
 
 def _spread(t: Trajectory, advantages: FloatArray, unit: Unit) -> FloatArray:
@@ -143,20 +280,29 @@ def _spread(t: Trajectory, advantages: FloatArray, unit: Unit) -> FloatArray:
     return out
 
 
-Rule = Callable[[Sequence[Trajectory], CreditConfig], list[FloatArray]]
+Rule = Callable[[Sequence[Trajectory], CreditConfig, Mapping[str, float]], list[FloatArray]]
 
 RULES: dict[str, Rule] = {
-    "gae": lambda ts, c: gae(
+    "gae": lambda ts, c, _: gae(
         ts, gamma=c.gamma, lam=c.lambda_policy, unit=c.unit, bootstrap_truncated=c.bootstrap_truncated
     ),
-    "grpo": lambda ts, c: group_advantages(ts, divide_by_std=c.divide_by_std),
-    "rloo": lambda ts, c: group_advantages(ts, leave_one_out=True),
+    "blend": lambda ts, c, trusted: blend(
+        ts, trusted, gamma=c.gamma, lam=c.lambda_policy, unit=c.unit, bootstrap_truncated=c.bootstrap_truncated
+    ),
+    "grpo": lambda ts, c, _: group_advantages(ts, divide_by_std=c.divide_by_std),
+    "rloo": lambda ts, c, _: group_advantages(ts, leave_one_out=True),
 }
 """Credit rules by name. Those that need no value function are in :data:`CRITIC_FREE`."""
 
 CRITIC_FREE = frozenset({"grpo", "rloo"})
 
 
-def assign(trajectories: Sequence[Trajectory], config: CreditConfig) -> list[FloatArray]:
-    """Advantages by the configured rule: one float32 [T] per trajectory."""
-    return RULES[config.rule](trajectories, config)
+def assign(
+    trajectories: Sequence[Trajectory], config: CreditConfig, trusted: Mapping[str, float] | None = None
+) -> list[FloatArray]:
+    """Advantages by the configured rule: one float32 [T] per trajectory.
+
+    Args:
+        trusted: how far V is trusted at each job, for the rule `blend`.
+    """
+    return RULES[config.rule](trajectories, config, trusted or {})

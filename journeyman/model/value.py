@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from journeyman.errors import CheckpointError, UsageError
 from journeyman.model.decoder import Decoder, DecoderConfig, Packed, Trunk
 from journeyman.model.lora import plain_copy
-from journeyman.types import BoolArray, FloatArray
+from journeyman.types import FloatArray
 
 HEARD = 3
 """Features of :func:`heard`."""
@@ -59,7 +59,7 @@ class ValueConfig:
             raise UsageError(f"value: bins must be at least 2, got {self.bins}")
 
 
-def heard(mask: BoolArray, logprobs: FloatArray) -> FloatArray:
+def heard(logprobs: FloatArray) -> FloatArray:
     """How sure the policy was, until each token of an episode: float32 [T, HEARD].
 
     The log-probability of the token itself (0 where it was not sampled), a quarter of their sum so far, and the
@@ -67,10 +67,9 @@ def heard(mask: BoolArray, logprobs: FloatArray) -> FloatArray:
     on record, and tells V sooner than the words do (docs/value.md has the figures).
 
     Args:
-        mask: [T], true where the policy sampled.
-        logprobs: [T], of what it sampled, at the temperature it was sampled at.
+        logprobs: [T], of what it sampled, at the temperature it was sampled at; 0 where it sampled nothing.
     """
-    own = np.where(mask, logprobs, 0).astype(np.float32)
+    own = logprobs.astype(np.float32)
     return np.stack([own, np.cumsum(own) / 4, np.minimum.accumulate(own)], 1).astype(np.float32)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,15 @@ class Answer:
     error: str = ""
 
 
+Past = Sequence[tuple[str, StepResult]]
+"""What an environment was told, and answered each time, before it was rebuilt."""
+
+OTHERWISE = (
+    "rebuilt, the environment answered the same replies otherwise: "
+    "what a job does must follow from the task and the replies alone"
+)
+
+
 class Environments(ABC):
     """The contract. For one rollout at a time; used by whoever made it until they close it.
 
@@ -40,8 +51,11 @@ class Environments(ABC):
     """
 
     @abstractmethod
-    def open(self, job: Job, task: Task) -> int:
-        """Ask for the task's environment; the key it goes by from now on."""
+    def open(self, job: Job, task: Task, past: Past = ()) -> int:
+        """Ask for the task's environment; the key it goes by from now on.
+
+        With a `past`, for an environment in the state that these replies lead to.
+        """
 
     @abstractmethod
     def step(self, key: int, reply: str) -> None:
@@ -73,12 +87,15 @@ class Inline(Environments):
         self._answers: list[Answer] = []
         self._opened = 0
 
-    def open(self, job: Job, task: Task) -> int:
+    def open(self, job: Job, task: Task, past: Past = ()) -> int:
         self._opened += 1
         key = self._opened
         self._envs[key] = None
         try:
-            self._envs[key] = call_within(self.seconds, lambda: job.env(task))
+            env = self._envs[key] = call_within(self.seconds, lambda: job.env(task))
+            for reply, before in past:
+                if not alike(checked(call_within(self.seconds, partial(env.step, reply))), before):
+                    raise ValueError(OTHERWISE)
             self._answers.append(Answer(key))
         except FAILURES as error:
             self._answers.append(Answer(key, error=said(error)))
@@ -103,6 +120,11 @@ class Inline(Environments):
 
     def close(self) -> None:
         self._envs.clear()
+
+
+def alike(one: StepResult, other: StepResult) -> bool:
+    """Whether two answers are the same. Who spoke does not count: it is not on record."""
+    return one == replace(other, role=one.role)
 
 
 def said(error: BaseException) -> str:

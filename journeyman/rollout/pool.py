@@ -31,7 +31,7 @@ from typing import Any
 from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.jobs.user import UserFile, file_of
-from journeyman.rollout.environments import Answer, Environments, late, said
+from journeyman.rollout.environments import OTHERWISE, Answer, Environments, Past, alike, late, said
 from journeyman.rollout.guard import TimeLimitExceeded
 from journeyman.rollout.worker import serve
 from journeyman.types import StepResult, Task
@@ -97,11 +97,11 @@ class Pool(Environments):
         self._jobs: dict[int, _Packed] = {}
         atexit.register(self.close)
 
-    def open(self, job: Job, task: Task) -> int:
+    def open(self, job: Job, task: Task, past: Past = ()) -> int:
         packed = self._packed(job)
         key = next(self._keys)
         worker = min(self._workers, key=lambda worker: worker.living)
-        worker.open(key, packed, _pickled(job, task))
+        worker.open(key, packed, _pickled(job, task), past)
         self._homes[key] = worker
         self._due.add(key)
         return key
@@ -169,9 +169,9 @@ class _Worker:
 
     # -- asked by the pool ----------------------------------------------------------------------------
 
-    def open(self, key: int, job: _Packed, task: bytes) -> None:
+    def open(self, key: int, job: _Packed, task: bytes, past: Past) -> None:
         self.living += 1
-        self._orders.put(lambda: self._open(key, _Life(job, task)))
+        self._orders.put(lambda: self._open(key, _Life(job, task, list(past))))
 
     def step(self, key: int, reply: str) -> None:
         self._orders.put(lambda: self._step(key, reply))
@@ -243,11 +243,8 @@ class _Worker:
         self._ask("open", key, life.job.number, life.task)
         life.present = True
         for reply, before in life.history:
-            if self._ask("step", key, reply) != before:
-                raise _Refused(
-                    "its process was lost by another episode, and rebuilt the environment answered the same replies "
-                    "otherwise: what a job does must follow from the task and the replies alone"
-                )
+            if not alike(self._ask("step", key, reply), before):
+                raise _Refused(OTHERWISE)
 
     def _reply(self, key: int, life: _Life, reply: str) -> StepResult:
         self._bring(life.job)  # before anything is looked for in a process that may have died while it was idle

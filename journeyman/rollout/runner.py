@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Answer, Environments, Inline
 from journeyman.rollout.pool import Pool
-from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
+from journeyman.types import Ending, Outcome, StepResult, Task, Trajectory, Turn, conversation
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,33 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """What an episode begins with instead of its task's opening: all that was read and said up to the end of some turn.
+
+    Attributes:
+        tokens: ending where a reply is to be sampled.
+        logprobs: of those that were sampled, 0 elsewhere.
+        turns: the turns among them; the environment is rebuilt by playing their replies again.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """An order for one episode. `seed` fixes the sampling; `step` is the learning step that asks (-1: none)."""
+    """An order for one episode. `seed` fixes the sampling; `step` is the learning step that asks (-1: none).
+
+    With a `prefix` it goes on from there: the prefix is its prompt, and its turns and outcome are those that follow.
+    """
 
     id: str
     task: Task
     group: str
     seed: int
     step: int = -1
+    prefix: Prefix | None = None
 
 
 @dataclass
@@ -134,7 +153,7 @@ def rollout(
                 failed = Outcome(0.0, Ending.FAILED, error, "engine")
                 yield _trajectory(episode, failed, engine.version, config.temperature)
             else:
-                episodes[home.open(job, attempt.task)] = episode
+                episodes[home.open(job, attempt.task, _past(attempt))] = episode
         while episodes:
             for answer in home.answers(wait=not engine.busy):
                 episode = episodes[answer.key]
@@ -167,9 +186,18 @@ def _episode(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConf
         stop=renderer.end_ids,
         stop_texts=renderer.stop_texts(config.stop) if config.stop else None,
     )
-    episode = _Episode(attempt, sampling, config.max_turns or job.max_turns)
-    episode.read(renderer.open(attempt.task.messages))
+    prefix, limit = attempt.prefix, config.max_turns or job.max_turns
+    episode = _Episode(attempt, sampling, limit - (len(prefix.turns) if prefix else 0))
+    episode.read(prefix.tokens if prefix else renderer.open(attempt.task.messages))
+    if prefix:
+        episode.logprobs = list(prefix.logprobs)
     return episode
+
+
+def _past(attempt: Attempt) -> list[tuple[str, StepResult]]:
+    """What the environment has been told before the episode begins, and answered."""
+    turns = attempt.prefix.turns if attempt.prefix else ()
+    return [(turn.reply, StepResult(turn.observation, turn.reward)) for turn in turns]
 
 
 def _leave(engine: Engine, environments: Environments, key: int, episode: _Episode) -> None:
@@ -206,11 +234,14 @@ def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answ
 
 
 def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: float) -> Trajectory:
+    attempt, task = episode.attempt, episode.attempt.task
+    if attempt.prefix is not None:  # so that who reads it sees how it began
+        task = replace(task, messages=tuple(conversation(task, attempt.prefix.turns)))
     return Trajectory(
-        id=episode.attempt.id,
-        task=episode.attempt.task,
-        group=episode.attempt.group,
-        step=episode.attempt.step,
+        id=attempt.id,
+        task=task,
+        group=attempt.group,
+        step=attempt.step,
         policy_version=version,
         temperature=temperature,
         tokens=np.asarray(episode.tokens, np.int32),
@@ -229,6 +260,11 @@ def attempts(tasks: Sequence[Task], *, repeats: int, prefix: str, seed: int, ste
         group = f"{prefix}-g{number:04d}"
         for member in range(repeats):
             name = f"{group}-m{member:02d}"
-            digest = zlib.crc32(name.encode()) | (zlib.crc32(task.id.encode()) << 32)
-            orders.append(Attempt(name, task, group, digest ^ (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1), step))
+            orders.append(Attempt(name, task, group, seed_of(name, task, seed), step))
     return orders
+
+
+def seed_of(name: str, task: Task, seed: int) -> int:
+    """The sampling seed of the episode of this name."""
+    digest = zlib.crc32(name.encode()) | (zlib.crc32(task.id.encode()) << 32)
+    return digest ^ (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1)

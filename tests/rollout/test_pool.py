@@ -23,9 +23,10 @@ from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
 from journeyman.model.load import load
 from journeyman.model.render import Renderer
+from journeyman.rollout.environments import Answer, Inline
 from journeyman.rollout.pool import Pool
 from journeyman.rollout.runner import RolloutConfig, attempts, rollout
-from journeyman.types import Ending, Trajectory
+from journeyman.types import Ending, StepResult, Trajectory
 from tests.rollout.places import Places, Stuck
 
 RENDERER = Renderer(load("apprentice").tokenizer)
@@ -149,6 +150,25 @@ def test_one_that_takes_its_process_along_fails_alone(shared: Pool, tmp_path: Pa
     assert len(lost.turns) == 2
     alone = played(Places(tmp_path, "thrice"))[0]
     assert all((t.turns, t.outcome) == (alone.turns, alone.outcome) for t in others)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_one_is_opened_where_its_past_replies_lead_or_says_that_they_lead_elsewhere(
+    shared: Pool, tmp_path: Path, inline: bool
+) -> None:
+    home = Inline(LONG) if inline else shared
+    job = Places(tmp_path, "thrice")
+    past = [("north", StepResult("C1", 0.25)), ("east", StepResult("C2", 0.5))]  # who spoke is not on record
+    there, elsewhere = (home.open(job, job.task("train", 0), [past[0], (r, s)]) for r, s in (past[1], past[0]))
+    answers: dict[int, Answer] = {}
+    while len(answers) < 2:
+        answers |= {answer.key: answer for answer in home.answers(wait=True)}
+    assert answers[there].error == "" and "answered the same replies otherwise" in answers[elsewhere].error
+    home.step(there, "north")
+    (last,) = home.answers(wait=not inline)
+    assert last.result == StepResult("C3", 0.75, terminated=True, role="user")
+    for key in (there, elsewhere):
+        home.forget(key)
 
 
 def test_one_that_cannot_be_rebuilt_fails_and_says_why(tmp_path: Path) -> None:
