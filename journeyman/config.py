@@ -73,6 +73,9 @@ class LearnConfig:
     """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count."""
     replay: int = 1
     """Earlier steps whose episodes the value function learns from again."""
+    policy_replay: int = 0
+    """Earlier steps whose episodes the policy learns from again, warm-up included: by V as it is now, and corrected for
+    the older weights that sampled them by truncated importance weights."""
     exam: ExamConfig = field(default_factory=ExamConfig)
     """What is examined before and after, on all splits."""
     exam_every: int = 0
@@ -98,6 +101,7 @@ class LearnConfig:
             ("steps", 0),
             ("checkpoint_every", 1),
             ("replay", 0),
+            ("policy_replay", 0),
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -124,8 +128,8 @@ class LearnConfig:
 
     @property
     def updating(self) -> UpdateConfig:
-        """How weights change, with the correction that a lag needs."""
-        if not self.lag or self.update.importance_cap is not None:
+        """How weights change, with the correction that episodes of older weights need."""
+        if not (self.lag or self.policy_replay) or self.update.importance_cap is not None:
             return self.update
         return replace(self.update, importance_cap=2.0)
 

@@ -65,9 +65,11 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         metrics |= {f"{job}/value/trust": weight for job, weight in trusted.items()}
         metrics |= stages.update_value(s, [*usable, *stages.usable(branches)], rng)
         if usable and step >= config.warmup:
-            advantages = assign(sharpened(usable, found), config.credit, trusted)
-            metrics |= s.learner.update_policy(usable, advantages, rng)
+            lessons = stages.lessons(s, sharpened(usable, found))
+            advantages = assign(lessons, config.credit, trusted)
+            metrics |= s.learner.update_policy(lessons, advantages, rng)
             stages.publish(s)
+        stages.remember(s, [*usable, *stages.usable(branches)])
         yield stages.log_step(s, [*episodes, *branches], metrics)
         yield from stages.examine_when_due(s)
         stages.checkpoint_when_due(s)

@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from journeyman.model.load import find, load, save
 from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
-from journeyman.rollout.branch import choose, continuations
+from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.runner import attempts, environments_for, rollout
 from journeyman.run import Progress, RunFolder
@@ -59,7 +59,7 @@ class Learning:
     progress: Progress
     started: float
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
-    """Usable episodes of the last `replay` steps, oldest first."""
+    """Usable episodes of the last steps, oldest first: as many steps as V or the policy learns from again."""
     collect_seconds: float = 0.0
     """Spent on the episodes of the present step."""
     step_started: float = 0.0
@@ -135,8 +135,8 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
         s.background = ThreadPoolExecutor(1, initializer=lambda: torch.set_num_threads(half))
         torch.set_num_threads(max(torch.get_num_threads() - half, 1))
     publish(s)
-    for step in range(max(progress.step - config.replay, 0), progress.step):
-        s.history.append(usable(sorted(store.episodes(min_step=step, max_step=step), key=lambda t: t.id)))
+    for step in range(max(progress.step - remembered(config), 0), progress.step):
+        remember(s, usable(store.episodes(min_step=step, max_step=step)))
     return s
 
 
@@ -234,8 +234,7 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
         return {}
     config = s.config.credit
     fresh_ones = sorted(fresh_ones, key=lambda t: t.id)  # as the store gives them back
-    episodes = [t for step in s.history for t in step] + fresh_ones
-    s.history = [*s.history, fresh_ones][-s.config.replay :] if s.config.replay else []
+    episodes = [t for step in last(s.history, s.config.replay) for t in step] + fresh_ones
     targets = lambda_returns(
         episodes,
         gamma=config.gamma,
@@ -244,6 +243,28 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
         bootstrap_truncated=config.bootstrap_truncated,
     )
     return s.learner.update_value(episodes, targets, rng)
+
+
+def lessons(s: Learning, fresh_ones: Sequence[Trajectory]) -> list[Trajectory]:
+    """What the policy learns from: this step's episodes, with V from before it learned their outcomes, and those of the
+    last steps, with V as it is now. Branches are no lesson for the policy."""
+    old = [t for step in last(s.history, s.config.policy_replay) for t in step if not is_branch(t)]
+    return [*s.learner.score(old), *fresh_ones]
+
+
+def remember(s: Learning, episodes: Sequence[Trajectory]) -> None:
+    """Keep this step's episodes, in the order in which the store would give them back, as long as they are needed."""
+    s.history = last([*s.history, sorted(episodes, key=lambda t: t.id)], remembered(s.config))
+
+
+def remembered(config: LearnConfig) -> int:
+    """Steps whose episodes are learned from again."""
+    return max(config.replay if config.uses_value else 0, config.policy_replay)
+
+
+def last(steps: Sequence[list[Trajectory]], count: int) -> list[list[Trajectory]]:
+    """The last `count` of them."""
+    return list(steps[-count:]) if count else []
 
 
 def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate]) -> Record:
@@ -377,6 +398,6 @@ def new_learner(config: LearnConfig, policy: Decoder) -> Learner:
     return Learner.start(policy, config.value if config.uses_value else None, config.updating)
 
 
-def usable(episodes: Sequence[Trajectory]) -> list[Trajectory]:
+def usable(episodes: Iterable[Trajectory]) -> list[Trajectory]:
     """Those that can be learned from: not failed, and something was sampled."""
     return [t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any()]

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn, open
 from journeyman.errors import JourneymanError, RunError, UsageError
 from journeyman.exam.platt import calibrate
 from journeyman.learn.credit import CreditConfig
+from journeyman.learn.learner import Learner
 from journeyman.model.calibration import Calibration
 from journeyman.model.load import find
 from journeyman.recipes import demo
@@ -271,3 +273,36 @@ def test_with_a_lag_episodes_are_one_update_older_and_a_run_still_repeats(tmp_pa
     finish(config, part)
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "whole", part))
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_the_policy_learns_again_from_the_last_steps_and_a_run_still_repeats(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG, steps=4, exam_every=0, replay=1, policy_replay=2, branch=BranchConfig(share=0.5, continuations=2)
+    )
+    with patch.object(Learner, "update_policy", autospec=True, side_effect=Learner.update_policy) as learned:
+        finish(config, tmp_path / "whole")
+    taught = [call.args[1] for call in learned.call_args_list]
+    # the first step only warms V up, but the policy learns from its episodes later; branches are no lesson for it
+    assert [sorted({t.step for t in ts}) for ts in taught] == [[0, 1], [0, 1, 2], [1, 2, 3]]
+    assert all(len(ts) == 16 * len({t.step for t in ts}) and len({t.id for t in ts}) == len(ts) for ts in taught)
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        stored = {t.id: t for t in store.episodes(min_step=0)}
+    again = [t for t in taught[-1] if t.step < 3]
+    assert any((t.values != stored[t.id].values).any() for t in again), "V has changed since they were played"
+    fresh = [t for t in taught[-1] if t.step == 3]
+    assert all((t.values != stored[t.id].values).sum() < len(t.turns) for t in fresh), "but for what branches corrected"
+    learning = learn(config, tmp_path / "part")
+    stop_after(learning, 4)  # two exams, the second and the third step: a checkpoint lies behind
+    finish(config, tmp_path / "part")
+    assert weights(tmp_path / "whole") == weights(tmp_path / "part")
+
+
+def test_without_a_value_function_the_policy_may_learn_again_all_the_same(tmp_path: Path) -> None:
+    exact = replace(CONFIG.update, precision="float32")  # then engine and trainer differ by the weights' age alone
+    config = replace(CONFIG, model="apprentice", steps=3, exam_every=0, policy_replay=1, update=exact)
+    config = replace(config, jobs=("maze,size=5",), credit=CreditConfig(rule="rloo"))
+    with patch.object(Learner, "update_policy", autospec=True, side_effect=Learner.update_policy) as learned:
+        records = finish(config, tmp_path / "run")
+    assert [len(call.args[1]) for call in learned.call_args_list] == [16, 32, 32]
+    first, *others = [r["mismatch/max"] for r in records if r["kind"] == "learn"]
+    assert first < 1e-4 < min(others), (first, others)

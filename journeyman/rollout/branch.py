@@ -97,6 +97,11 @@ def choose(
     return chosen
 
 
+def is_branch(trajectory: Trajectory) -> bool:
+    """Whether the episode went on from the middle of another: its group is named for that one's turn."""
+    return trajectory.group.rpartition("-")[2].startswith("b")
+
+
 def continuations(forks: Sequence[Fork], count: int, seed: int) -> list[Attempt]:
     """`count` attempts at going on from each fork, with ids and seeds that follow from the arguments alone."""
     orders: list[Attempt] = []
