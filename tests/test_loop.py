@@ -215,3 +215,13 @@ def test_with_a_lag_episodes_are_one_update_older_and_a_run_still_repeats(tmp_pa
     finish(config, part)
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "whole", part))
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_exams_in_between_are_on_the_splits_asked_for(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=2, exam=ExamConfig(tasks=2, splits=("valid",)), exam_every=1)
+    finish(config, tmp_path / "run")
+    assert [(e["step"], e["split"]) for e in read_lines(tmp_path / "run" / "exams.jsonl")] == [
+        (0, "valid"),
+        (1, "valid"),
+        (2, "valid"),
+    ]
