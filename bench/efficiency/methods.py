@@ -29,7 +29,7 @@ Settings = Mapping[str, float]
 
 DEFAULTS: Settings = {"learning_rate": 5e-4, "minibatches": 2}
 TRIALS: tuple[Settings, ...] = tuple(
-    {"learning_rate": rate, "minibatches": parts} for rate, parts in product((2.5e-4, 5e-4, 1e-3), (2, 4))
+    {"learning_rate": rate, "minibatches": parts} for rate, parts in product((1e-4, 2.5e-4, 5e-4), (1, 2))
 )
 """What is tried where a method has no trials of its own."""
 
@@ -67,8 +67,8 @@ def value(base: LearnConfig, settings: Settings) -> LearnConfig:
 METHODS: Mapping[str, Method] = {
     "grpo": Method("GRPO", grpo),
     "rloo": Method("RLOO", rloo),
-    "trl": Method("TRL's GRPOTrainer", None),
-    "value": Method("with V", value),
+    "trl": Method("TRL's GRPO", None),
+    "value": Method("Journeyman with V", value),
 }
 BASELINE = "grpo"
 HEADLINE = "value"
