@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,10 @@ examples:
   journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
   journeyman exam runs/mine maze --attempts 4
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
+  journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""Where bench/ lies, if this is a checkout."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,35 @@ class Demo:
         finish(self.run, self.json)
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Measure again what README and docs claim, by a script of the repository's folder bench/. Each has more options:
+    `python -m bench.NAME --help`."""
+
+    name: Positional[str]
+    """Such as `sample-efficiency`, `value-quality` or `demo`."""
+    quick: bool = False
+    """A small version, to see that it works."""
+    seeds: tuple[int, ...] = ()
+    """One run for each; none given: the script's own."""
+
+    def __call__(self) -> None:
+        folder = REPOSITORY / "bench"
+        if not (folder / "common.py").exists():
+            raise UsageError(
+                f"there is no {folder}",
+                reason="the scripts are part of the repository, not of the installed package",
+                fix="clone the repository, `pip install -e .` there, and give the command again",
+            )
+        parts = ("__init__", "common", "peers")
+        known = {file.stem.replace("_", "-") for file in folder.glob("*.py") if file.stem not in parts}
+        if self.name.replace("_", "-") not in known:
+            raise UnknownName("script of bench/", self.name, known)
+        options = ["--quick"] * self.quick + (["--seeds", *map(str, self.seeds)] if self.seeds else [])
+        module = f"bench.{self.name.replace('-', '_')}"
+        sys.exit(subprocess.run([sys.executable, "-m", module, *options], cwd=REPOSITORY).returncode)
+
+
 def print_lines(records: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines on standard output, for scripts."""
     for record in records:
@@ -299,7 +332,7 @@ def finish(folder: Path, as_json: bool) -> None:
         console.print(f"report      {report}\ncheckpoint  {folder / 'model'}\ntraces      journeyman trace {folder}")
 
 
-Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Demo
+Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Demo | Bench
 
 
 @dataclass(frozen=True)

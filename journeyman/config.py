@@ -79,7 +79,7 @@ class LearnConfig:
     exam: ExamConfig = field(default_factory=ExamConfig)
     """What is examined before and after, on all splits."""
     exam_every: int = 0
-    """Steps between exams on the split `test` alone; 0: none in between."""
+    """Steps between exams on the splits that `exam` names, or else on `test` alone; 0: none in between."""
     checkpoint_every: int = 10
     """Steps between checkpoints."""
     lag: int = 0

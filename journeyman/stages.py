@@ -338,12 +338,12 @@ def take_exam(s: Learning, config: ExamConfig) -> Iterator[Record]:
 
 
 def examine_when_due(s: Learning) -> Iterator[Record]:
-    """The whole exam after the last step, a smaller one every `exam_every` steps."""
+    """The whole exam after the last step, every `exam_every` steps one on the splits asked for or else on `test`."""
     config, step = s.config, s.progress.step
     if step == config.steps:
         yield from take_exam(s, config.exam)
     elif config.exam_every and step % config.exam_every == 0:
-        yield from take_exam(s, replace(config.exam, splits=("test",)))
+        yield from take_exam(s, replace(config.exam, splits=config.exam.splits or ("test",)))
 
 
 def checkpoint_when_due(s: Learning) -> None:

@@ -43,6 +43,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("jobs", "validat"), "did you mean validate?"),
         (("jobs", "validate"), "no job to validate"),
         (("school", "words.txt", "--out", "there"), "from scratch needs a job"),
+        (("bench", "sample-eficiency"), "did you mean sample-efficiency"),
     ],
 )
 def test_mistakes_are_shown_with_their_fix(
@@ -117,3 +118,23 @@ def test_a_new_job_works_as_written(capsys: pytest.CaptureFixture[str], tmp_path
     code, out, _ = run(capsys, "jobs", "validate", f"{tmp_path / 'mine.py'}:MyJob", "--tasks", "20", "--json")
     assert code == 0 and all(not json.loads(line)["problems"] for line in out.splitlines())
     assert run(capsys, "new", str(tmp_path / "mine.py"))[0] == 2
+
+
+def test_bench_runs_a_script_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    (folder / "common.py").touch()
+    (folder / "some_thing.py").write_text("import sys; open('said', 'w').write(' '.join(sys.argv[1:])); sys.exit(3)")
+    monkeypatch.setattr("journeyman.cli.REPOSITORY", tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "some-thing", "--quick", "--seeds", "4", "5"])
+    assert ended.value.code == 3, "the script's own"
+    assert (tmp_path / "said").read_text() == "--quick --seeds 4 5"
+
+
+def test_bench_says_that_an_installed_package_has_no_scripts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("journeyman.cli.REPOSITORY", tmp_path)
+    code, _, err = run(capsys, "bench", "demo")
+    assert code == 2 and "not of the installed package" in err and "Fix: clone the repository" in err

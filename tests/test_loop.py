@@ -306,3 +306,13 @@ def test_without_a_value_function_the_policy_may_learn_again_all_the_same(tmp_pa
     assert [len(call.args[1]) for call in learned.call_args_list] == [16, 32, 32]
     first, *others = [r["mismatch/max"] for r in records if r["kind"] == "learn"]
     assert first < 1e-4 < min(others), (first, others)
+
+
+def test_exams_in_between_are_on_the_splits_asked_for(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=2, exam=ExamConfig(tasks=2, splits=("valid",)), exam_every=1)
+    finish(config, tmp_path / "run")
+    assert [(e["step"], e["split"]) for e in read_lines(tmp_path / "run" / "exams.jsonl")] == [
+        (0, "valid"),
+        (1, "valid"),
+        (2, "valid"),
+    ]

@@ -1,0 +1,95 @@
+"""What is compared. A method is a few lines: from the settings that all share to a whole configuration.
+
+    def mine(base: LearnConfig, settings: Settings) -> LearnConfig:
+        return replace(base, credit=CreditConfig(rule="mine", strength=settings["strength"]))
+
+Every method gets as many trials in tuning as any other, and one step of each plays 16 tasks 8 times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+from bench.efficiency.subjects import Subject
+from journeyman.config import LearnConfig
+from journeyman.exam.exam import ExamConfig
+from journeyman.jobs import resolve
+from journeyman.learn.credit import CreditConfig
+from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.optimizer import OptimizerConfig
+
+TASKS, REPEATS = 16, 8
+STEP = TASKS * REPEATS
+EXAM_TASKS = 200
+
+Settings = Mapping[str, float]
+"""What is tuned: `learning_rate`, `minibatches` (policy updates a step), and whatever a method adds."""
+
+DEFAULTS: Settings = {"learning_rate": 5e-4, "minibatches": 2}
+TRIALS: tuple[Settings, ...] = tuple(
+    {"learning_rate": rate, "minibatches": parts} for rate, parts in product((1e-4, 2.5e-4, 5e-4), (1, 2))
+)
+"""What is tried where a method has no trials of its own."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One side of the comparison."""
+
+    label: str
+    configure: Callable[[LearnConfig, Settings], LearnConfig] | None
+    """None: TRL's trainer, in a process of its own (trl_run.py)."""
+    trials: tuple[Settings, ...] = TRIALS
+
+    def __post_init__(self) -> None:
+        if len(self.trials) != len(TRIALS):
+            raise ValueError(f"{self.label}: every method gets {len(TRIALS)} trials, not {len(self.trials)}")
+
+
+def grpo(base: LearnConfig, settings: Settings) -> LearnConfig:
+    """The group's mean as the baseline, its standard deviation as the scale (2402.03300, section 4.1.2)."""
+    return replace(base, credit=CreditConfig(rule="grpo", divide_by_std=True))
+
+
+def rloo(base: LearnConfig, settings: Settings) -> LearnConfig:
+    """The mean of the others as the baseline (2402.14740)."""
+    return replace(base, credit=CreditConfig(rule="rloo"))
+
+
+def value(base: LearnConfig, settings: Settings) -> LearnConfig:
+    """Generalized advantage estimation from V; what is not given is Journeyman's default."""
+    several_turns = resolve(base.jobs[0]).max_turns > 1
+    return replace(base, credit=CreditConfig(rule="gae", unit="turn" if several_turns else "token"))
+
+
+METHODS: Mapping[str, Method] = {
+    "grpo": Method("GRPO", grpo),
+    "rloo": Method("RLOO", rloo),
+    "trl": Method("TRL's GRPO", None),
+    "value": Method("Journeyman with V", value),
+}
+BASELINE = "grpo"
+HEADLINE = "value"
+"""The method that figures without a method's name are about."""
+
+
+def shared(subject: Subject, model: str, seed: int, settings: Settings, split: str, budget: int) -> LearnConfig:
+    """What all methods of Journeyman share."""
+    return LearnConfig(
+        jobs=(resolve(subject.spec).name,),
+        model=model,
+        steps=budget // STEP,
+        tasks=TASKS,
+        repeats=REPEATS,
+        seed=seed,
+        update=UpdateConfig(
+            policy=OptimizerConfig(learning_rate=settings["learning_rate"], warmup=10),
+            minibatches=int(settings["minibatches"]),
+        ),
+        exam=ExamConfig(tasks=EXAM_TASKS, attempts=subject.attempts, splits=(split,)),
+        exam_every=max(subject.exam_every // STEP, 1),
+        checkpoint_every=16,
+        slots=STEP,
+    )
