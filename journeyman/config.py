@@ -15,6 +15,7 @@ from journeyman.learn.school import SchoolConfig
 from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
 from journeyman.rollout.runner import RolloutConfig
+from journeyman.rollout.stopping import StoppingConfig
 
 
 def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
@@ -57,6 +58,8 @@ class LearnConfig:
     """What to imitate before learning by trial and error."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are played."""
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    """Which episodes the value function stops."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     """How outcomes become advantages."""
     value: ValueConfig = field(default_factory=ValueConfig)
@@ -100,8 +103,24 @@ class LearnConfig:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.lag not in (0, 1):
             raise UsageError(f"lag must be 0 or 1, got {self.lag}")
+        self._check_oversight()
         if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
+
+    def _check_oversight(self) -> None:
+        """Whether V can look at episodes while they are played, if it is to."""
+        if not self.stopping.every:
+            return
+        if not self.uses_value:
+            raise UsageError(
+                f"stopping needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
+            )
+        if self.lag:
+            raise UsageError(
+                "stopping needs lag 0",
+                reason="with a lag V learns while it would have to look",
+                fix="leave out --lag, or --stopping.every",
+            )
 
     @property
     def uses_value(self) -> bool:

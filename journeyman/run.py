@@ -43,6 +43,7 @@ class Progress:
         trajectories: episodes played for learning (warm-up included, exams not).
         tokens: tokens of those episodes.
         seconds: time spent so far, over all sittings.
+        explained: by job, explained variances of V on the last steps' fresh episodes; newest last.
     """
 
     phase: str = "school"
@@ -50,6 +51,7 @@ class Progress:
     trajectories: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    explained: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 @dataclass

@@ -32,11 +32,16 @@ from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
 from journeyman.rollout.environments import Environments
+from journeyman.rollout.oversight import Oversight
 from journeyman.rollout.runner import attempts, environments_for, rollout
+from journeyman.rollout.stopping import Stopping, completed, stopping_report
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
 
 Record = dict[str, Any]
+
+RECENT = 4
+"""Steps whose explained variances say together how well V knows a job: one alone is noisy."""
 
 
 @dataclass
@@ -176,10 +181,19 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
     """This step's episodes, each as it ends."""
     config = s.config
     orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
-    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments):
+    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments, oversight(s)):
         if s.closing.is_set():
             return
         yield trajectory
+
+
+def oversight(s: Learning) -> Oversight | None:
+    """What V may do while this step's episodes are played: nothing before it has proved to know the job."""
+    config = s.config.stopping
+    known = {job for job, found in s.progress.explained.items() if found and np.mean(found) >= config.explained}
+    if not config.every or not known or s.progress.step < s.config.warmup:
+        return None
+    return Oversight(s.learner.score, [Stopping(config, frozenset(known))])
 
 
 def practice(s: Learning, step: int) -> list[Task]:
@@ -197,7 +211,7 @@ def update_value(s: Learning, fresh_ones: list[Trajectory], rng: np.random.Gener
     if s.learner.value is None:
         return {}
     config = s.config.credit
-    episodes = [t for step in s.history for t in step] + fresh_ones
+    episodes = [t for step in [*s.history, fresh_ones] for t in step if t.weight]
     s.history = [*s.history, fresh_ones][-s.config.replay :] if s.config.replay else []
     targets = lambda_returns(
         episodes,
@@ -214,12 +228,18 @@ def look(s: Learning, episodes: Sequence[Trajectory]) -> Record:
     record: Record = {}
     for name in s.jobs:
         own = [t for t in episodes if t.task.job == name]
-        record[f"{name}/reward"] = float(np.mean([t.outcome.reward for t in own]))
-        record[f"{name}/success"] = float(np.mean([t.outcome.success for t in own]))
+        record[f"{name}/reward"] = float(np.mean([completed(t, t.outcome.reward) for t in own]))
+        record[f"{name}/success"] = float(np.mean([completed(t, t.outcome.success) for t in own]))
         record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
         record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
         if s.learner.value is not None:
-            record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
+            known = knowing(usable(own))
+            record |= {f"{name}/{key}": amount for key, amount in known.items()}
+            if known.get("value/explained_variance") is not None:
+                history = s.progress.explained.setdefault(name, [])
+                history[:] = [*history, known["value/explained_variance"]][-RECENT:]
+        if s.config.stopping.every:
+            record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
     record |= s.learner.kl_reference(usable(episodes)[:32])
     return record
 
@@ -228,15 +248,15 @@ def knowing(episodes: Sequence[Trajectory]) -> Record:
     """How well V, written before it learned from these episodes, foresaw their outcomes."""
     if not episodes:
         return {}
-    solved = [t.outcome.success for t in episodes]
-    starts = [value_at(t, 0.0) for t in episodes]
-    halves = [value_at(t, 0.5) for t in episodes]
+    seen = [t for t in episodes if t.weight]
+    weights, solved = [t.weight for t in seen], [t.outcome.success for t in seen]
+    halves, rewards = [value_at(t, 0.5) for t in seen], [t.outcome.reward for t in seen]
     record: Record = {
-        "value/mean": float(np.mean(starts)),
-        "value/explained_variance": explained_variance(halves, [t.outcome.reward for t in episodes]),
+        "value/mean": float(np.mean([value_at(t, 0.0) for t in episodes])),
+        "value/explained_variance": explained_variance(halves, rewards, weights),
     }
     for percent in (25, 50, 75):
-        record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in episodes], solved)
+        record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in seen], solved, weights)
     return record
 
 

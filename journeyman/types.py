@@ -114,6 +114,23 @@ class Turn:
     reward: float
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The value function's verdict that an episode is not worth its tokens: hopeless, or already certain.
+
+    Example: ``Verdict(at=96, value=0.03, share=0.1)``: one in ten such episodes is played to its end all the same.
+
+    Attributes:
+        at: tokens that the episode had then.
+        value: V after them.
+        share: the chance that such an episode was played on.
+    """
+
+    at: int
+    value: float
+    share: float
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """One finished episode, as tokens. See the module's head for how the columns line up.
@@ -131,6 +148,7 @@ class Trajectory:
         values: float32 [T], the value after reading each token; NaN where none was computed.
         turns: spans of the replies with what the environment answered.
         outcome: what became of it.
+        verdict: what V said of it on the way, where it would have stopped it; whether it did, `outcome.ending` tells.
     """
 
     id: str
@@ -145,6 +163,7 @@ class Trajectory:
     values: FloatArray
     turns: tuple[Turn, ...]
     outcome: Outcome
+    verdict: Verdict | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -153,6 +172,14 @@ class Trajectory:
     def actions(self) -> npt.NDArray[np.intp]:
         """Positions of the sampled tokens, ascending: intp [A]."""
         return np.flatnonzero(self.mask)
+
+    @property
+    def weight(self) -> float:
+        """How many episodes like this one its outcome stands for, itself included: 1 over the chance that it was seen
+        (Horvitz and Thompson 1952), 0 where the episode was stopped."""
+        if self.outcome.ending is Ending.STOPPED:
+            return 0.0
+        return 1.0 if self.verdict is None else 1 / self.verdict.share
 
     @cached_property
     def prompt_length(self) -> int:

@@ -14,13 +14,15 @@ import pytest
 from safetensors.torch import load_file
 
 from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn
-from journeyman.errors import JourneymanError, RunError
+from journeyman.errors import JourneymanError, RunError, UsageError
 from journeyman.learn.credit import CreditConfig
 from journeyman.model.load import find
 from journeyman.recipes import demo
 from journeyman.rollout.runner import RolloutConfig
+from journeyman.rollout.stopping import StoppingConfig
 from journeyman.run import RunFolder, read_lines
 from journeyman.stages import Record
+from journeyman.types import Ending
 
 CONFIG = LearnConfig(
     jobs=("maze,size=3",),
@@ -215,3 +217,30 @@ def test_with_a_lag_episodes_are_one_update_older_and_a_run_still_repeats(tmp_pa
     finish(config, part)
     whole, resumed = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "whole", part))
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
+    stopping = StoppingConfig(every=1, low=0.5, high=0.6, play_out=0.3, explained=-9.0)
+    config = replace(CONFIG, jobs=("hops,min_hops=2",), model="apprentice", stopping=stopping, exam_every=0)
+    records = finish(config, tmp_path / "whole")
+    stopped = [r["hops,min_hops=2/stopped"] for r in records if r["kind"] == "learn"]
+    assert stopped[0] == 0 < stopped[-1] < 1, "nobody is stopped during the warm-up"
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        endings = {t.outcome.ending for t in store.episodes(min_step=0) if t.verdict}
+        assert all(t.verdict is None for t in store.episodes(prefix="exam-")), "exams are played to their end"
+    assert endings > {Ending.STOPPED}
+    part = tmp_path / "part"
+    for record in (learning := learn(config, part)):
+        if record["kind"] == "learn" and record["step"] == 5:
+            break
+    learning.close()  # type: ignore[attr-defined]
+    finish(config, part)
+    assert weights(part) == weights(tmp_path / "whole")
+
+
+def test_stopping_is_refused_where_v_cannot_look() -> None:
+    stopping = StoppingConfig(every=1)
+    with pytest.raises(UsageError, match="grpo has none"):
+        replace(CONFIG, stopping=stopping, credit=CreditConfig(rule="grpo"))
+    with pytest.raises(UsageError, match="needs lag 0"):
+        replace(CONFIG, stopping=stopping, lag=1)

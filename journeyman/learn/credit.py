@@ -35,7 +35,8 @@ class CreditConfig:
     lambda_value: float = 1.0
     """Lambda of the value function's targets: 1 is the observed outcome (2503.01491: unbiased)."""
     bootstrap_truncated: bool = False
-    """Let truncated episodes end in V instead of in what they earned. Off: a job's limit is part of the job."""
+    """Let truncated episodes end in V instead of in what they earned. Off: a job's limit is part of the job. Those that
+    V stopped always end in V: to give up is no part of any job."""
     divide_by_std: bool = False
     """GRPO's division by the group's standard deviation, which favours easy and hard tasks (2503.20783)."""
 
@@ -121,9 +122,11 @@ def _gae(
         last = np.searchsorted(starts, turn.stop) - 1
         if last >= 0:
             rewards[last] += turn.reward
-    bootstrap = bootstrap_truncated and t.outcome.ending in (Ending.TRUNCATED, Ending.STOPPED)
-    # V after the last token still expects the last reward, which is known by now
-    final = float(t.values[-1] - rewards[-1]) if bootstrap and len(rewards) else 0.0
+    ending = t.outcome.ending
+    bootstrap = ending is Ending.STOPPED or (bootstrap_truncated and ending is Ending.TRUNCATED)
+    # V after a last reply still expects its reward, which is known by now; V after what came back does not
+    known = rewards[-1] if len(rewards) and t.turns[-1].stop == len(t) else 0.0
+    final = float(t.values[-1] - known) if bootstrap and len(rewards) else 0.0
     following = np.append(values[1:], np.float32(final)).astype(np.float32)
     errors = (rewards + gamma * following - values).astype(np.float32)
     advantages = np.zeros_like(errors)

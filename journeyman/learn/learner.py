@@ -198,11 +198,11 @@ class Learner:
     def update_value(
         self, trajectories: Sequence[Trajectory], targets: Sequence[FloatArray], rng: np.random.Generator
     ) -> Metrics:
-        """Teach V the targets at every position from the last prompt token on."""
+        """Teach V the targets at every position from the last prompt token on; each episode counts by its weight."""
         value, optimizer = self.value, self.value_optimizer
         if value is None or optimizer is None:
             return {}
-        total, count_all = 0.0, 0
+        total, count_all = 0.0, 0.0
         parts = self.config.value_minibatches
         for part in self._minibatches(len(trajectories), self.config.value_epochs, parts, rng):
             chosen = [trajectories[i] for i in part]
@@ -210,17 +210,17 @@ class Learner:
                 collate([chosen[i] for i in rows], None, [targets[int(part[i])] for i in rows], self.device)
                 for rows in micro_batches(chosen, self.token_budget)
             ]
-            count = sum(len(b.asked_K) for b in batches)
+            count = sum(float(b.weight_K.sum()) for b in batches)
             for batch in batches:
                 with self._precision():
                     states = value.states(batch.packed, self.policy, batch.heard_NF)
                     outputs = value.judge(states[batch.asked_K])
-                loss = value.loss(outputs, batch.return_K).sum()
+                loss = (batch.weight_K * value.loss(outputs, batch.return_K)).sum()
                 (loss / count).backward()
                 total += loss.item()
             count_all += count
             optimizer.step()
-        return {"value/loss": total / max(count_all, 1)}
+        return {"value/loss": total / max(count_all, 1.0)}
 
     def school(self, trajectories: Sequence[Trajectory], optimizer: Optimizer, scale: float) -> Metrics:
         """One update towards what the mask marks as said: demonstrations, or whole texts."""

@@ -19,8 +19,9 @@ from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Answer, Environments, Inline
+from journeyman.rollout.oversight import Oversight, Watched
 from journeyman.rollout.pool import Pool
-from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
+from journeyman.types import Ending, Outcome, Task, Trajectory, Turn, Verdict
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,17 @@ class _Episode:
     reply: Reply | None = None
     """The one that the environment is asked about."""
     text: str = ""
+    verdict: Verdict | None = None
     tokens: list[int] = field(default_factory=list[int])
+    unread: list[int] = field(default_factory=list[int])
+    """Tokens that the engine has not been given yet."""
     mask: list[bool] = field(default_factory=list[bool])
     logprobs: list[float] = field(default_factory=list[float])
     turns: list[Turn] = field(default_factory=list[Turn])
 
     def read(self, tokens: Sequence[int]) -> None:
         self.tokens.extend(tokens)
+        self.unread.extend(tokens)
         self.mask.extend([False] * len(tokens))
         self.logprobs.extend([0.0] * len(tokens))
 
@@ -88,6 +93,10 @@ class _Episode:
         self.tokens.extend(reply.tokens)
         self.mask.extend([True] * len(reply.tokens))
         self.logprobs.extend(reply.logprobs)
+
+    @property
+    def earned(self) -> float:
+        return sum(turn.reward for turn in self.turns)
 
     def answered(self, observation: str, reward: float) -> None:
         assert self.reply is not None
@@ -109,12 +118,14 @@ def rollout(
     attempts: Sequence[Attempt],
     config: RolloutConfig | None = None,
     environments: Environments | None = None,
+    oversight: Oversight | None = None,
 ) -> Iterator[Trajectory]:
     """Play the attempts; yield each trajectory when its episode ends (not in the order asked).
 
     Args:
         jobs: by the name that `Task.job` holds.
         environments: where environments run, for those who play often; when not given, a place made for this call.
+        oversight: what V may do between turns; when not given, nothing.
 
     Raises:
         UsageError: environments are to run in other processes, and a job cannot get there.
@@ -136,15 +147,18 @@ def rollout(
             else:
                 episodes[home.open(job, attempt.task)] = episode
         while episodes:
-            for answer in home.answers(wait=not engine.busy):
-                episode = episodes[answer.key]
-                outcome = _advance(engine, renderer, episode, answer)
+            answers = home.answers(wait=not engine.busy)
+            outcomes = {a.key: _advance(engine, renderer, episodes[a.key], a) for a in answers}
+            if oversight is not None:
+                going = {key: episodes[key] for key, outcome in outcomes.items() if outcome is None}
+                outcomes |= _stopped(oversight, going, engine.version, config.temperature)
+            for key, outcome in outcomes.items():
+                episode = episodes[key]
                 if outcome is None:
-                    assert episode.sequence is not None
-                    keys[episode.sequence] = answer.key
+                    keys[_submit(engine, episode)] = key
                 else:
-                    del episodes[answer.key]
-                    _leave(engine, home, answer.key, episode)
+                    del episodes[key]
+                    _leave(engine, home, key, episode)
                     yield _trajectory(episode, outcome, engine.version, config.temperature)
             for reply in engine.step():
                 key = keys[reply.sequence]
@@ -178,31 +192,55 @@ def _leave(engine: Engine, environments: Environments, key: int, episode: _Episo
         engine.close(episode.sequence)
 
 
+def _submit(engine: Engine, episode: _Episode) -> int:
+    """Ask the engine for the episode's next reply; the engine's sequence."""
+    if episode.sequence is None:
+        episode.sequence = engine.open(episode.attempt.seed)
+    engine.submit(episode.sequence, episode.unread, episode.sampling)
+    episode.unread = []
+    return episode.sequence
+
+
 def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answer) -> Outcome | None:
-    """Take in the environment's answer; ask the engine for a reply. Returns the outcome when that ended the episode."""
+    """Take in the environment's answer. Returns the outcome when that ended the episode."""
     result, reply = answer.result, episode.reply
     if reply is None:
-        if answer.error:
-            return Outcome(0.0, Ending.FAILED, answer.error, "environment")
-        episode.sequence = engine.open(episode.attempt.seed)
-        engine.submit(episode.sequence, list(episode.tokens), episode.sampling)
-        return None
+        return Outcome(0.0, Ending.FAILED, answer.error, "environment") if answer.error else None
     if result is None:
         episode.answered("", 0.0)
         return Outcome(0.0, Ending.FAILED, answer.error, "grader")
     episode.answered(result.observation, result.reward)
-    earned = sum(turn.reward for turn in episode.turns)
     if result.terminated:
-        return Outcome(earned, Ending.TERMINATED)
+        return Outcome(episode.earned, Ending.TERMINATED)
     if result.truncated or len(episode.turns) >= episode.max_turns or reply.finish == "context":
-        return Outcome(earned, Ending.TRUNCATED)
+        return Outcome(episode.earned, Ending.TRUNCATED)
     ended = bool(reply.tokens) and reply.tokens[-1] in renderer.end_ids  # and not at a text, or cut
     fresh = renderer.observe(result.observation, result.role, ended=ended)
     if len(episode.tokens) + len(fresh) >= engine.context:
-        return Outcome(earned, Ending.TRUNCATED)
+        return Outcome(episode.earned, Ending.TRUNCATED)
     episode.read(fresh)
-    engine.submit(reply.sequence, fresh, episode.sampling)
     return None
+
+
+def _stopped(
+    oversight: Oversight, episodes: Mapping[int, _Episode], version: int, temperature: float
+) -> dict[int, Outcome]:
+    """Let those of the episodes that are due be looked at; the outcomes of those that are stopped."""
+    due = {
+        key: episode
+        for key, episode in episodes.items()
+        if episode.verdict is None and oversight.due(episode.attempt.task.job, len(episode.turns))
+    }
+    so_far = [
+        Watched(e.attempt.seed, _trajectory(e, Outcome(e.earned, Ending.TRUNCATED), version, temperature))
+        for e in due.values()
+    ]
+    outcomes: dict[int, Outcome] = {}
+    for (key, episode), decision in zip(due.items(), oversight.look(so_far), strict=True):
+        episode.verdict = decision.verdict
+        if decision.stop:
+            outcomes[key] = Outcome(episode.earned, Ending.STOPPED)
+    return outcomes
 
 
 def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: float) -> Trajectory:
@@ -219,6 +257,7 @@ def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: 
         values=np.full(len(episode.tokens), np.nan, np.float32),
         turns=tuple(episode.turns),
         outcome=outcome,
+        verdict=episode.verdict,
     )
 
 

@@ -59,6 +59,15 @@ def test_auc_is_the_chance_of_the_right_order(pairs: list[tuple[float, bool]]) -
         assert measured == pytest.approx(expected)
 
 
+def test_a_weight_is_so_many_of_the_same() -> None:
+    scores, labels, weights = [0.1, 0.9, 0.4, 0.4, 0.7], [False, True, True, False, False], [1, 3, 2, 4, 1]
+    many = np.repeat(np.arange(5), weights)
+    scored, labelled = np.array(scores)[many], np.array(labels)[many]
+    assert auc(scores, labels, weights) == pytest.approx(auc(scored, labelled))
+    rewards = np.array(labels, float)
+    assert explained_variance(scores, rewards, weights) == pytest.approx(explained_variance(scored, rewards[many]))
+
+
 def test_small_measures() -> None:
     assert brier([0.5, 1.0], [1.0, 1.0]) == 0.125
     assert explained_variance([0.0, 1.0], [0.0, 1.0]) == 1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from journeyman.errors import StoreError, UnknownName
 from journeyman.experience import Store
 from journeyman.experience.codec import decode, encode
-from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn
+from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn, Verdict
 
 
 def make(id: str = "a", step: int = 0, reward: float = 1.0, length: int = 5, text: str = "hé \u2028 <b>") -> Trajectory:
@@ -57,6 +57,14 @@ def test_codec_gives_back_what_it_was_given(text: str, reward: float, length: in
     assert same(back, t)
     assert back.task == t.task and back.turns == t.turns and back.outcome == t.outcome
     assert np.array_equal(back.values, t.values, equal_nan=True) and back.mask.dtype == bool
+
+
+@pytest.mark.parametrize("verdict", [None, Verdict(3, 0.04, 0.1)])
+def test_codec_keeps_what_v_said(verdict: Verdict | None) -> None:
+    t = replace(make(), verdict=verdict)
+    record, columns, _ = encode(t)
+    assert decode(record, columns).verdict == verdict
+    assert ("verdict" in record) == (verdict is not None), "what was kept before there were verdicts stays as it was"
 
 
 def test_adding_again_is_safe_and_other_content_is_refused(store: Store) -> None:

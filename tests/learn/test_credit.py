@@ -35,8 +35,8 @@ def test_only_what_was_cut_bootstraps(ending: Ending) -> None:
     (advantage,) = gae([t], lam=0.0, unit="token", bootstrap_truncated=True)
     final = 0.0 if ending is Ending.TERMINATED else 0.25
     assert advantage[2] == pytest.approx(final - 0.5)
-    (ignored,) = gae([t], lam=0.0, unit="token", bootstrap_truncated=False)
-    assert ignored[2] == pytest.approx(-0.5)
+    (otherwise,) = gae([t], lam=0.0, unit="token", bootstrap_truncated=False)
+    assert otherwise[2] == pytest.approx(-0.25 if ending is Ending.STOPPED else -0.5), "V itself gave it up"
 
 
 rewards = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=8)
@@ -83,3 +83,15 @@ def test_targets_at_lambda_one_are_the_return_still_to_come() -> None:
     assert target.tolist() == pytest.approx([1.5, 1.5, 1.5, 1.5, 1.0, 1.0, 1.0, 1.0])
     (by_token,) = lambda_returns([t], lam=1.0, unit="token")
     assert by_token.tolist() == target.tolist()
+
+
+def test_a_stopped_episode_ends_in_value_and_a_truncated_one_only_if_asked() -> None:
+    # two turns of reward 0.25; the answer to the second was read: V there is V of the next state
+    values = [0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.3]
+    for ending, last in ((Ending.STOPPED, 0.3), (Ending.TRUNCATED, 0.0)):
+        t = make_trajectory(values, [(2, 3), (5, 6)], [0.25, 0.25], ending=ending)
+        (advantage,) = gae([t], lam=1.0, unit="turn", bootstrap_truncated=False)
+        assert advantage[[2, 5]].tolist() == pytest.approx([0.5 + last - 0.4, 0.25 + last - 0.7])
+        assert not advantage[[0, 1, 3, 4, 6]].any()
+        (target,) = lambda_returns([t], lam=1.0, unit="turn", bootstrap_truncated=False)
+        assert target[[1, 4, 6]].tolist() == pytest.approx([0.5 + last, 0.25 + last, last])
