@@ -14,6 +14,7 @@ from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
+from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
 
@@ -60,6 +61,8 @@ class LearnConfig:
     """How episodes are played."""
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     """Which episodes the value function stops."""
+    asking: AskingConfig = field(default_factory=AskingConfig)
+    """When the value function asks a teacher."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     """How outcomes become advantages."""
     value: ValueConfig = field(default_factory=ValueConfig)
@@ -109,18 +112,17 @@ class LearnConfig:
 
     def _check_oversight(self) -> None:
         """Whether V can look at episodes while they are played, if it is to."""
-        if not self.stopping.every:
-            return
-        if not self.uses_value:
-            raise UsageError(
-                f"stopping needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
-            )
-        if self.lag:
-            raise UsageError(
-                "stopping needs lag 0",
-                reason="with a lag V learns while it would have to look",
-                fix="leave out --lag, or --stopping.every",
-            )
+        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget)):
+            if switch and not self.uses_value:
+                raise UsageError(
+                    f"{use} needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
+                )
+            if switch and self.lag:
+                raise UsageError(
+                    f"{use} needs lag 0",
+                    reason="with a lag V learns while it would have to look",
+                    fix="leave out --lag",
+                )
 
     @property
     def uses_value(self) -> bool:

@@ -62,6 +62,7 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         if usable and step >= config.warmup:
             advantages = assign(usable, config.credit)
             metrics |= s.learner.update_policy(usable, advantages, rng)
+            metrics |= stages.imitate(s, episodes, rng)
             stages.publish(s)
         yield stages.log_step(s, episodes, metrics)
         yield from stages.examine_when_due(s)

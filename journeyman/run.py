@@ -42,16 +42,20 @@ class Progress:
         step: learning steps done.
         trajectories: episodes played for learning (warm-up included, exams not).
         tokens: tokens of those episodes.
+        turns: replies in them.
+        taught: those of the replies that teachers gave.
         seconds: time spent so far, over all sittings.
-        explained: by job, explained variances of V on the last steps' fresh episodes; newest last.
+        skill: by job, how well V foresaw the last steps' fresh episodes (docs/metrics.md); newest last.
     """
 
     phase: str = "school"
     step: int = 0
     trajectories: int = 0
     tokens: int = 0
+    turns: int = 0
+    taught: int = 0
     seconds: float = 0.0
-    explained: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    skill: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 @dataclass

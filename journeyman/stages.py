@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,32 @@ from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
 from journeyman.exam.calibration import value_at
 from journeyman.exam.exam import ExamConfig, examine, splits_of
-from journeyman.exam.stats import auc, explained_variance
+from journeyman.exam.stats import auc, explained_variance, skill
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import lambda_returns
 from journeyman.learn.learner import Learner
+from journeyman.learn.lessons import lessons, rehearse
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import find, load, save
 from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
+from journeyman.rollout.asking import Asking
 from journeyman.rollout.environments import Environments
-from journeyman.rollout.oversight import Oversight
+from journeyman.rollout.oversight import Oversight, Rule
 from journeyman.rollout.runner import attempts, environments_for, rollout
-from journeyman.rollout.stopping import Stopping, completed, stopping_report
+from journeyman.rollout.stopping import Stopping, as_stopped, completed, stopping_report
+from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
 
 Record = dict[str, Any]
 
 RECENT = 4
-"""Steps whose explained variances say together how well V knows a job: one alone is noisy."""
+"""Steps whose episodes say together how well V knows a job: one alone is noisy."""
 
 
 @dataclass
@@ -59,8 +63,11 @@ class Learning:
     renderer: Renderer
     progress: Progress
     started: float
+    teacher: Teacher | None = None
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
     """Usable episodes of the last `replay` steps, oldest first."""
+    lessons: list[Trajectory] = field(default_factory=list[Trajectory])
+    """All episodes in which a teacher spoke, oldest first, as demonstrations."""
     collect_seconds: float = 0.0
     """Spent on the episodes of the present step."""
     step_started: float = 0.0
@@ -130,6 +137,7 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
         renderer=Renderer(loaded.tokenizer),
         progress=progress,
         started=time.monotonic() - progress.seconds,
+        teacher=teacher(config, jobs, store, progress.step),
     )
     if config.lag:
         half = max(torch.get_num_threads() // 2, 1)
@@ -138,6 +146,7 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
     publish(s)
     for step in range(max(progress.step - config.replay, 0), progress.step):
         s.history.append(usable(sorted(store.episodes(min_step=step, max_step=step), key=lambda t: t.id)))
+    s.lessons = lessons(sorted(store.episodes(max_step=progress.step - 1, taught=True), key=lambda t: t.id))
     return s
 
 
@@ -188,12 +197,26 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
 
 
 def oversight(s: Learning) -> Oversight | None:
-    """What V may do while this step's episodes are played: nothing before it has proved to know the job."""
-    config = s.config.stopping
-    known = {job for job, found in s.progress.explained.items() if found and np.mean(found) >= config.explained}
-    if not config.every or not known or s.progress.step < s.config.warmup:
+    """What V may do while this step's episodes are played: nothing before the warm-up is over."""
+    stopping, asking = s.config.stopping, s.config.asking
+    if s.progress.step < s.config.warmup:
         return None
-    return Oversight(s.learner.score, [Stopping(config, frozenset(known))])
+    rules: list[Rule] = []
+    if s.teacher is not None:
+        rules.append(Asking(asking, s.teacher, s.progress.turns, s.progress.taught))
+    if stopping.every:
+        known = {job for job, found in s.progress.skill.items() if np.mean(found) >= stopping.skill}
+        rules.append(Stopping(stopping, frozenset(known)))
+    return Oversight(s.learner.score, rules) if rules else None
+
+
+def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: int) -> Teacher | None:
+    """Who is asked from this step on, if anybody."""
+    if not config.asking.budget:
+        return None
+    told = {t.id: t.turns for t in store.episodes(min_step=step)} if config.asking.teacher == "person" else {}
+    seconds = config.rollout.seconds_per_step
+    return teacher_for(config.asking.teacher, jobs, told, seconds=seconds, slots=config.slots, context=config.context)
 
 
 def practice(s: Learning, step: int) -> list[Task]:
@@ -211,16 +234,26 @@ def update_value(s: Learning, fresh_ones: list[Trajectory], rng: np.random.Gener
     if s.learner.value is None:
         return {}
     config = s.config.credit
-    episodes = [t for step in [*s.history, fresh_ones] for t in step if t.weight]
+    episodes = [t for step in s.history for t in step] + fresh_ones
     s.history = [*s.history, fresh_ones][-s.config.replay :] if s.config.replay else []
-    targets = lambda_returns(
-        episodes,
+    returns = partial(
+        lambda_returns,
         gamma=config.gamma,
         lam=config.lambda_value,
         unit=config.unit,
         bootstrap_truncated=config.bootstrap_truncated,
     )
-    return s.learner.update_value(episodes, targets, rng)
+    targets, foreseen = returns(episodes), None
+    if any(t.verdict for t in episodes):
+        early = returns([as_stopped(t) for t in episodes])
+        foreseen = [np.append(v, target[len(v) :]) for v, target in zip(early, targets, strict=True)]
+    return s.learner.update_value(episodes, targets, rng, foreseen)
+
+
+def imitate(s: Learning, episodes: Sequence[Trajectory], rng: np.random.Generator) -> Record:
+    """Learn what teachers said in this step's episodes and in all before."""
+    s.lessons += lessons(episodes)
+    return rehearse(s.learner, s.lessons, s.config.asking.rehearsals, rng)
 
 
 def look(s: Learning, episodes: Sequence[Trajectory]) -> Record:
@@ -235,25 +268,30 @@ def look(s: Learning, episodes: Sequence[Trajectory]) -> Record:
         if s.learner.value is not None:
             known = knowing(usable(own))
             record |= {f"{name}/{key}": amount for key, amount in known.items()}
-            if known.get("value/explained_variance") is not None:
-                history = s.progress.explained.setdefault(name, [])
-                history[:] = [*history, known["value/explained_variance"]][-RECENT:]
+            if known.get("value/skill") is not None:
+                history = s.progress.skill.setdefault(name, [])
+                history[:] = [*history, known["value/skill"]][-RECENT:]
         if s.config.stopping.every:
             record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
+        if s.teacher is not None:
+            speakers = [turn.by for t in own for turn in t.turns]
+            record[f"{name}/taught"] = speakers.count("teacher") / max(len(speakers), 1)
     record |= s.learner.kl_reference(usable(episodes)[:32])
     return record
 
 
 def knowing(episodes: Sequence[Trajectory]) -> Record:
     """How well V, written before it learned from these episodes, foresaw their outcomes."""
-    if not episodes:
+    alone = [t for t in episodes if not len(t.taught)]  # what V says at their beginning is of the policy alone
+    seen = [t for t in alone if t.weight]
+    if not seen:
         return {}
-    seen = [t for t in episodes if t.weight]
     weights, solved = [t.weight for t in seen], [t.outcome.success for t in seen]
     halves, rewards = [value_at(t, 0.5) for t in seen], [t.outcome.reward for t in seen]
     record: Record = {
-        "value/mean": float(np.mean([value_at(t, 0.0) for t in episodes])),
+        "value/mean": float(np.mean([value_at(t, 0.0) for t in alone])),
         "value/explained_variance": explained_variance(halves, rewards, weights),
+        "value/skill": skill(halves, rewards, weights),
     }
     for percent in (25, 50, 75):
         record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in seen], solved, weights)
@@ -265,8 +303,10 @@ def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Re
     s.progress.step += 1
     s.progress.trajectories += len(episodes)
     s.progress.tokens += sum(len(t) for t in episodes)
+    s.progress.turns += sum(len(t.turns) for t in episodes)
+    s.progress.taught += sum(turn.by == "teacher" for t in episodes for turn in t.turns)
     s.progress.seconds = time.monotonic() - s.started
-    counts = {k: getattr(s.progress, k) for k in ("step", "seconds", "trajectories", "tokens")}
+    counts = {k: getattr(s.progress, k) for k in ("step", "seconds", "trajectories", "tokens", "turns", "taught")}
     spent = {
         "time/collect": s.collect_seconds,
         "time/update": time.monotonic() - s.step_started - s.collect_seconds,

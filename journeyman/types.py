@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant", "tool"]
+Speaker = Literal["policy", "teacher"]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -102,7 +103,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One reply and what came back: ``tokens[start:stop]`` of the trajectory is what was sampled.
+    """One reply and what came back: ``tokens[start:stop]`` of the trajectory is the reply.
+
+    What a teacher said was not sampled, so its mask is false: it is a demonstration.
 
     Example: ``Turn(start=4, stop=6, reply="4", observation="", reward=1.0)``.
     """
@@ -112,6 +115,7 @@ class Turn:
     reply: str
     observation: str
     reward: float
+    by: Speaker = "policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +180,16 @@ class Trajectory:
     @property
     def weight(self) -> float:
         """How many episodes like this one its outcome stands for, itself included: 1 over the chance that it was seen
-        (Horvitz and Thompson 1952), 0 where the episode was stopped."""
-        if self.outcome.ending is Ending.STOPPED:
-            return 0.0
-        return 1.0 if self.verdict is None else 1 / self.verdict.share
+        (Horvitz and Thompson 1952), 0 where it was not, since V stopped the episode."""
+        if self.verdict is None:
+            return 1.0
+        return 0.0 if self.outcome.ending is Ending.STOPPED else 1 / self.verdict.share
+
+    @cached_property
+    def taught(self) -> npt.NDArray[np.intp]:
+        """Positions of the tokens that a teacher said, ascending: intp [D]."""
+        spans = [np.arange(turn.start, turn.stop) for turn in self.turns if turn.by == "teacher"]
+        return np.concatenate([np.zeros(0, np.intp), *spans])
 
     @cached_property
     def prompt_length(self) -> int:

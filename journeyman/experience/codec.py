@@ -23,7 +23,7 @@ def encode(t: Trajectory) -> tuple[str, bytes, str]:
         "step": t.step,
         "policy_version": t.policy_version,
         "temperature": t.temperature,
-        "turns": [asdict(turn) for turn in t.turns],
+        "turns": [_turn(turn) for turn in t.turns],
         "outcome": asdict(t.outcome),
         "length": len(t),
     }
@@ -32,6 +32,14 @@ def encode(t: Trajectory) -> tuple[str, bytes, str]:
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     columns = b"".join(np.ascontiguousarray(getattr(t, name), kind).tobytes() for name, kind in COLUMNS)
     return text, columns, digest(text, columns)
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    """A turn as it was written before there were teachers, unless one said it."""
+    record = asdict(turn)
+    if turn.by == "policy":
+        del record["by"]
+    return record
 
 
 def digest(record: str, columns: bytes) -> str:

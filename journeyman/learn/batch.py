@@ -44,7 +44,8 @@ class Batch:
         temperature_A: float32, 1 where greedy.
         asked_K: flat index of the states whose value is asked: from the last prompt token on.
         return_K: what became of them; float32.
-        weight_K: how many episodes each speaks for; float32.
+        foreseen_K: what V foresaw of them where it might have stopped the episode, elsewhere `return_K`; float32.
+        weight_K: how many episodes what became of them speaks for; float32.
         places: for each trajectory, where its tokens are.
     """
 
@@ -58,6 +59,7 @@ class Batch:
     temperature_A: Tensor
     asked_K: Tensor
     return_K: Tensor
+    foreseen_K: Tensor
     weight_K: Tensor
     places: tuple[Indices, ...]
 
@@ -89,6 +91,8 @@ def collate(
     advantages: Sequence[FloatArray] | None = None,
     returns: Sequence[FloatArray] | None = None,
     device: torch.device | str = "cpu",
+    *,
+    foreseen: Sequence[FloatArray] | None = None,
 ) -> Batch:
     """Pack trajectories; those with one prompt share it."""
     tokens, positions, segments, places = _packed(trajectories)
@@ -124,6 +128,7 @@ def collate(
         temperature_A=spread([t.temperature or 1.0 for t in trajectories], actions),
         asked_K=chosen(places, asked, torch.int64),
         return_K=chosen(returns, asked, torch.float32),
+        foreseen_K=chosen(foreseen or returns, asked, torch.float32),
         weight_K=spread([t.weight for t in trajectories], asked),
         places=tuple(places),
     )

@@ -47,10 +47,11 @@ class CreditConfig:
 
 
 def decisions(trajectory: Trajectory, unit: Unit) -> IntArray:
-    """Positions of the first token of each decision, ascending: int32 [K]."""
+    """Positions of the first token of each of the policy's decisions, ascending: int32 [K]."""
     if unit == "token":
         return trajectory.actions.astype(np.int32)
-    return np.array([turn.start for turn in trajectory.turns if turn.stop > turn.start], np.int32)
+    own = (turn for turn in trajectory.turns if turn.by == "policy" and turn.stop > turn.start)
+    return np.array([turn.start for turn in own], np.int32)
 
 
 def group_advantages(

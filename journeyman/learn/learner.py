@@ -196,31 +196,50 @@ class Learner:
         }
 
     def update_value(
-        self, trajectories: Sequence[Trajectory], targets: Sequence[FloatArray], rng: np.random.Generator
+        self,
+        trajectories: Sequence[Trajectory],
+        targets: Sequence[FloatArray],
+        rng: np.random.Generator,
+        foreseen: Sequence[FloatArray] | None = None,
     ) -> Metrics:
-        """Teach V the targets at every position from the last prompt token on; each episode counts by its weight."""
+        """Teach V the targets at every position from the last prompt token on.
+
+        Args:
+            foreseen: what the targets would be, had V stopped every episode that it might have. With w an episode's
+                weight the loss is L(foreseen) + w (L(target) - L(foreseen)), which stopping does not change on average.
+        """
         value, optimizer = self.value, self.value_optimizer
         if value is None or optimizer is None:
             return {}
-        total, count_all = 0.0, 0.0
+        total, count_all = 0.0, 0
         parts = self.config.value_minibatches
         for part in self._minibatches(len(trajectories), self.config.value_epochs, parts, rng):
             chosen = [trajectories[i] for i in part]
             batches = [
-                collate([chosen[i] for i in rows], None, [targets[int(part[i])] for i in rows], self.device)
+                collate(
+                    [chosen[i] for i in rows],
+                    None,
+                    [targets[int(part[i])] for i in rows],
+                    self.device,
+                    foreseen=foreseen and [foreseen[int(part[i])] for i in rows],
+                )
                 for rows in micro_batches(chosen, self.token_budget)
             ]
-            count = sum(float(b.weight_K.sum()) for b in batches)
+            count = sum(len(b.asked_K) for b in batches)
             for batch in batches:
                 with self._precision():
                     states = value.states(batch.packed, self.policy, batch.heard_NF)
                     outputs = value.judge(states[batch.asked_K])
-                loss = (batch.weight_K * value.loss(outputs, batch.return_K)).sum()
+                loss = value.loss(outputs, batch.return_K)
+                if foreseen is not None:
+                    baseline = value.loss(outputs, batch.foreseen_K)
+                    loss = baseline + batch.weight_K * (loss - baseline)
+                loss = loss.sum()
                 (loss / count).backward()
                 total += loss.item()
             count_all += count
             optimizer.step()
-        return {"value/loss": total / max(count_all, 1.0)}
+        return {"value/loss": total / max(count_all, 1)}
 
     def school(self, trajectories: Sequence[Trajectory], optimizer: Optimizer, scale: float) -> Metrics:
         """One update towards what the mask marks as said: demonstrations, or whole texts."""

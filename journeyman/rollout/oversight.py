@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from journeyman.types import Trajectory, Verdict
+from journeyman.types import Trajectory, Turn, Verdict
 
 Score = Callable[[Sequence[Trajectory]], list[Trajectory]]
 """Writes V along trajectories, as `Learner.score` does."""
@@ -36,10 +36,12 @@ class Decision:
     Attributes:
         verdict: V's verdict, after which the episode is not looked at again.
         stop: whether it ends here.
+        reply: what a teacher says next, instead of the policy.
     """
 
     verdict: Verdict | None = None
     stop: bool = False
+    reply: str | None = None
 
 
 GO_ON = Decision()
@@ -49,8 +51,8 @@ class Rule(ABC):
     """One use of V during episodes."""
 
     @abstractmethod
-    def due(self, job: str, turns: int) -> bool:
-        """Whether episodes of this job are looked at after so many turns."""
+    def due(self, job: str, turns: Sequence[Turn]) -> bool:
+        """Whether an episode of this job is looked at after these turns."""
 
     @abstractmethod
     def decide(self, watched: Sequence[Watched]) -> list[Decision]:
@@ -63,8 +65,8 @@ class Oversight:
     def __init__(self, score: Score, rules: Sequence[Rule]) -> None:
         self.score, self.rules = score, rules
 
-    def due(self, job: str, turns: int) -> bool:
-        """Whether any rule looks at episodes of this job after so many turns."""
+    def due(self, job: str, turns: Sequence[Turn]) -> bool:
+        """Whether any rule looks at an episode of this job after these turns."""
         return any(rule.due(job, turns) for rule in self.rules)
 
     def look(self, watched: Sequence[Watched]) -> list[Decision]:
@@ -78,7 +80,7 @@ class Oversight:
             asked = [
                 i
                 for i, w in enumerate(known)
-                if decisions[i] is GO_ON and rule.due(w.trajectory.task.job, len(w.trajectory.turns))
+                if decisions[i] is GO_ON and rule.due(w.trajectory.task.job, w.trajectory.turns)
             ]
             for i, decision in zip(asked, rule.decide([known[i] for i in asked]), strict=True):
                 decisions[i] = decision

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -70,14 +70,15 @@ class _Episode:
     sampling: Sampling
     max_turns: int
     sequence: int | None = None
-    """The engine's; None until the environment has opened."""
-    reply: Reply | None = None
-    """The one that the environment is asked about."""
-    text: str = ""
+    """The engine's; None before it was asked for a reply."""
+    said: Turn | None = None
+    """The reply that the environment is asked about; None where there is none yet."""
+    full: bool = False
+    """Whether the last reply was cut because the context is full."""
     verdict: Verdict | None = None
     tokens: list[int] = field(default_factory=list[int])
     unread: list[int] = field(default_factory=list[int])
-    """Tokens that the engine has not been given yet."""
+    """The last of them, which the engine has not been given yet."""
     mask: list[bool] = field(default_factory=list[bool])
     logprobs: list[float] = field(default_factory=list[float])
     turns: list[Turn] = field(default_factory=list[Turn])
@@ -89,19 +90,25 @@ class _Episode:
         self.logprobs.extend([0.0] * len(tokens))
 
     def sampled(self, reply: Reply, text: str) -> None:
-        self.reply, self.text = reply, text
+        start = len(self.tokens)
         self.tokens.extend(reply.tokens)
         self.mask.extend([True] * len(reply.tokens))
         self.logprobs.extend(reply.logprobs)
+        self.said, self.full = Turn(start, len(self.tokens), text, "", 0.0), reply.finish == "context"
+
+    def taught(self, tokens: Sequence[int], text: str) -> None:
+        start = len(self.tokens)
+        self.read(tokens)
+        self.said = Turn(start, len(self.tokens), text, "", 0.0, by="teacher")
 
     @property
     def earned(self) -> float:
         return sum(turn.reward for turn in self.turns)
 
     def answered(self, observation: str, reward: float) -> None:
-        assert self.reply is not None
-        end = len(self.tokens)
-        self.turns.append(Turn(end - len(self.reply.tokens), end, self.text, observation, reward))
+        assert self.said is not None
+        self.turns.append(replace(self.said, observation=observation, reward=reward))
+        self.said = None
 
 
 def environments_for(config: RolloutConfig) -> Environments:
@@ -151,18 +158,19 @@ def rollout(
             outcomes = {a.key: _advance(engine, renderer, episodes[a.key], a) for a in answers}
             if oversight is not None:
                 going = {key: episodes[key] for key, outcome in outcomes.items() if outcome is None}
-                outcomes |= _stopped(oversight, going, engine.version, config.temperature)
+                outcomes |= _overseen(going, oversight, engine, renderer, config.temperature)
             for key, outcome in outcomes.items():
                 episode = episodes[key]
-                if outcome is None:
-                    keys[_submit(engine, episode)] = key
-                else:
+                if outcome is not None:
                     del episodes[key]
                     _leave(engine, home, key, episode)
                     yield _trajectory(episode, outcome, engine.version, config.temperature)
+                elif episode.said is not None:
+                    home.step(key, episode.said.reply)
+                else:
+                    keys[_submit(engine, episode)] = key
             for reply in engine.step():
-                key = keys[reply.sequence]
-                text = renderer.text(reply.tokens)
+                key, text = keys[reply.sequence], renderer.text(reply.tokens)
                 episodes[key].sampled(reply, text)
                 home.step(key, text)
     finally:
@@ -203,8 +211,8 @@ def _submit(engine: Engine, episode: _Episode) -> int:
 
 def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answer) -> Outcome | None:
     """Take in the environment's answer. Returns the outcome when that ended the episode."""
-    result, reply = answer.result, episode.reply
-    if reply is None:
+    result, said = answer.result, episode.said
+    if said is None:
         return Outcome(0.0, Ending.FAILED, answer.error, "environment") if answer.error else None
     if result is None:
         episode.answered("", 0.0)
@@ -212,9 +220,9 @@ def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answ
     episode.answered(result.observation, result.reward)
     if result.terminated:
         return Outcome(episode.earned, Ending.TERMINATED)
-    if result.truncated or len(episode.turns) >= episode.max_turns or reply.finish == "context":
+    if result.truncated or len(episode.turns) >= episode.max_turns or episode.full:
         return Outcome(episode.earned, Ending.TRUNCATED)
-    ended = bool(reply.tokens) and reply.tokens[-1] in renderer.end_ids  # and not at a text, or cut
+    ended = said.stop > said.start and episode.tokens[-1] in renderer.end_ids  # and not at a text, or cut
     fresh = renderer.observe(result.observation, result.role, ended=ended)
     if len(episode.tokens) + len(fresh) >= engine.context:
         return Outcome(episode.earned, Ending.TRUNCATED)
@@ -222,17 +230,18 @@ def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answ
     return None
 
 
-def _stopped(
-    oversight: Oversight, episodes: Mapping[int, _Episode], version: int, temperature: float
+def _overseen(
+    episodes: Mapping[int, _Episode], oversight: Oversight, engine: Engine, renderer: Renderer, temperature: float
 ) -> dict[int, Outcome]:
-    """Let those of the episodes that are due be looked at; the outcomes of those that are stopped."""
+    """Let those of the episodes that are due be looked at: a teacher says the next reply of some, others are stopped.
+    Returns the outcomes of these."""
     due = {
         key: episode
         for key, episode in episodes.items()
-        if episode.verdict is None and oversight.due(episode.attempt.task.job, len(episode.turns))
+        if episode.verdict is None and oversight.due(episode.attempt.task.job, episode.turns)
     }
     so_far = [
-        Watched(e.attempt.seed, _trajectory(e, Outcome(e.earned, Ending.TRUNCATED), version, temperature))
+        Watched(e.attempt.seed, _trajectory(e, Outcome(e.earned, Ending.TRUNCATED), engine.version, temperature))
         for e in due.values()
     ]
     outcomes: dict[int, Outcome] = {}
@@ -240,6 +249,10 @@ def _stopped(
         episode.verdict = decision.verdict
         if decision.stop:
             outcomes[key] = Outcome(episode.earned, Ending.STOPPED)
+        elif decision.reply is not None:
+            tokens = renderer.reply_ids(decision.reply)
+            if len(episode.tokens) + len(tokens) < engine.context:  # else the policy says what still fits
+                episode.taught(tokens, decision.reply)
     return outcomes
 
 

@@ -14,13 +14,13 @@ Wretman 1976, eq. 2.4). The better V, the less the few that were played on shake
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from journeyman.errors import UsageError
 from journeyman.rollout.oversight import GO_ON, Decision, Rule, Watched
-from journeyman.types import Ending, Trajectory, Verdict
+from journeyman.types import Ending, Outcome, Trajectory, Turn, Verdict
 
 COIN = 0x57
 """Sets the coin's draw apart from all others that follow from an episode's seed."""
@@ -38,8 +38,9 @@ class StoppingConfig:
     """Above this V its success is certain."""
     play_out: float = 0.1
     """Share of such episodes that is played to the end, so that figures stay unbiased and V hears where it errs."""
-    explained: float = 0.1
-    """Explained variance that V must have shown on a job's last episodes before it stops any there."""
+    skill: float = 0.1
+    """What V must have foreseen of the outcomes of a job's last episodes before it stops any there: 1 is everything, 0
+    no more than their mean; a V that lags behind the policy falls below it."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -63,8 +64,8 @@ class Stopping(Rule):
     def __init__(self, config: StoppingConfig, jobs: frozenset[str]) -> None:
         self.config, self.jobs = config, jobs
 
-    def due(self, job: str, turns: int) -> bool:
-        return job in self.jobs and turns > 0 and turns % self.config.every == 0
+    def due(self, job: str, turns: Sequence[Turn]) -> bool:
+        return job in self.jobs and len(turns) > 0 and len(turns) % self.config.every == 0
 
     def decide(self, watched: Sequence[Watched]) -> list[Decision]:
         return [self._decision(w) for w in watched]
@@ -83,6 +84,17 @@ def completed(trajectory: Trajectory, seen: float) -> float:
         return seen
     value = trajectory.verdict.value
     return value + trajectory.weight * (seen - value)
+
+
+def as_stopped(t: Trajectory) -> Trajectory:
+    """The episode as it would have been, had V not only spoken but stopped it."""
+    if t.verdict is None or t.outcome.ending is Ending.STOPPED:
+        return t
+    read = slice(t.verdict.at)
+    turns = tuple(turn for turn in t.turns if turn.stop <= t.verdict.at)
+    earned = sum(turn.reward for turn in turns)
+    columns = {name: getattr(t, name)[read] for name in ("tokens", "mask", "logprobs", "values")}
+    return replace(t, **columns, turns=turns, outcome=Outcome(earned, Ending.STOPPED))
 
 
 def stopping_report(trajectories: Sequence[Trajectory]) -> dict[str, float | None]:
