@@ -14,8 +14,10 @@ from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
+from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
 from journeyman.rollout.runner import RolloutConfig
+from journeyman.rollout.stopping import StoppingConfig
 
 
 def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
@@ -58,6 +60,10 @@ class LearnConfig:
     """What to imitate before learning by trial and error."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are played."""
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    """Which episodes the value function stops."""
+    asking: AskingConfig = field(default_factory=AskingConfig)
+    """When the value function asks a teacher."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     """How outcomes become advantages."""
     branch: BranchConfig = field(default_factory=BranchConfig)
@@ -113,8 +119,23 @@ class LearnConfig:
                 reason="they correct the value function, and this credit rule has none",
                 fix="leave branch.share at 0, or take --credit.rule blend",
             )
+        self._check_oversight()
         if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
+
+    def _check_oversight(self) -> None:
+        """Whether V can look at episodes while they are played, if it is to."""
+        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget)):
+            if switch and not self.uses_value:
+                raise UsageError(
+                    f"{use} needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
+                )
+            if switch and self.lag:
+                raise UsageError(
+                    f"{use} needs lag 0",
+                    reason="with a lag V learns while it would have to look",
+                    fix="leave out --lag",
+                )
 
     @property
     def uses_value(self) -> bool:

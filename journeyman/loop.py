@@ -65,9 +65,10 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         metrics |= {f"{job}/value/trust": weight for job, weight in trusted.items()}
         metrics |= stages.update_value(s, [*usable, *stages.usable(branches)], rng)
         if usable and step >= config.warmup:
-            lessons = stages.lessons(s, sharpened(usable, found))
-            advantages = assign(lessons, config.credit, trusted)
-            metrics |= s.learner.update_policy(lessons, advantages, rng)
+            played = stages.learned_from(s, sharpened(usable, found))
+            advantages = assign(played, config.credit, trusted)
+            metrics |= s.learner.update_policy(played, advantages, rng)
+            metrics |= stages.imitate(s, episodes, rng)
             stages.publish(s)
         stages.remember(s, [*usable, *stages.usable(branches)])
         yield stages.log_step(s, [*episodes, *branches], metrics)

@@ -42,16 +42,22 @@ class Progress:
         step: learning steps done.
         trajectories: episodes played for learning (warm-up included, exams not).
         tokens: tokens of those episodes.
+        turns: replies in them.
+        taught: those of the replies that teachers gave.
         seconds: time spent so far, over all sittings.
         foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
+        skill: by job, how well V foresaw the last steps' fresh episodes (docs/metrics.md); newest last.
     """
 
     phase: str = "school"
     step: int = 0
     trajectories: int = 0
     tokens: int = 0
+    turns: int = 0
+    taught: int = 0
     seconds: float = 0.0
     foresight: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
+    skill: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
 
 @dataclass

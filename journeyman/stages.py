@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from journeyman.engine.native import NativeEngine
 from journeyman.exam.calibration import value_at
 from journeyman.exam.exam import ExamConfig, examine, splits_of
 from journeyman.exam.platt import calibrate
-from journeyman.exam.stats import auc, explained_variance
+from journeyman.exam.stats import auc, explained_variance, skill
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
+from journeyman.learn.lessons import lessons, rehearse
 from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
@@ -34,9 +36,13 @@ from journeyman.model.load import find, load, save
 from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
+from journeyman.rollout.asking import Asking
 from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
+from journeyman.rollout.oversight import Oversight, Rule
 from journeyman.rollout.runner import attempts, environments_for, rollout
+from journeyman.rollout.stopping import Stopping, as_stopped, completed, stopping_report
+from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
 
@@ -58,8 +64,11 @@ class Learning:
     renderer: Renderer
     progress: Progress
     started: float
+    teacher: Teacher | None = None
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
     """Usable episodes of the last steps, oldest first: as many steps as V or the policy learns from again."""
+    lessons: list[Trajectory] = field(default_factory=list[Trajectory])
+    """All episodes in which a teacher spoke, oldest first, as demonstrations."""
     collect_seconds: float = 0.0
     """Spent on the episodes of the present step."""
     step_started: float = 0.0
@@ -129,6 +138,7 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
         renderer=Renderer(loaded.tokenizer),
         progress=progress,
         started=time.monotonic() - progress.seconds,
+        teacher=teacher(config, jobs, store, progress.step),
     )
     if config.lag:
         half = max(torch.get_num_threads() // 2, 1)
@@ -137,6 +147,7 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
     publish(s)
     for step in range(max(progress.step - remembered(config), 0), progress.step):
         remember(s, usable(store.episodes(min_step=step, max_step=step)))
+    s.lessons = lessons(sorted(store.episodes(max_step=progress.step - 1, taught=True), key=lambda t: t.id))
     return s
 
 
@@ -180,10 +191,33 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
     """This step's episodes, each as it ends."""
     config = s.config
     orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
-    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments):
+    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments, oversight(s)):
         if s.closing.is_set():
             return
         yield trajectory
+
+
+def oversight(s: Learning) -> Oversight | None:
+    """What V may do while this step's episodes are played: nothing before the warm-up is over."""
+    stopping, asking = s.config.stopping, s.config.asking
+    if s.progress.step < s.config.warmup:
+        return None
+    rules: list[Rule] = []
+    if s.teacher is not None:
+        rules.append(Asking(asking, s.teacher, s.progress.turns, s.progress.taught))
+    if stopping.every:
+        known = {job for job, found in s.progress.skill.items() if np.mean(found) >= stopping.skill}
+        rules.append(Stopping(stopping, frozenset(known)))
+    return Oversight(s.learner.score, rules) if rules else None
+
+
+def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: int) -> Teacher | None:
+    """Who is asked from this step on, if anybody."""
+    if not config.asking.budget:
+        return None
+    told = {t.id: t.turns for t in store.episodes(min_step=step)} if config.asking.teacher == "person" else {}
+    seconds = config.rollout.seconds_per_step
+    return teacher_for(config.asking.teacher, jobs, told, seconds=seconds, slots=config.slots, context=config.context)
 
 
 def practice(s: Learning, step: int) -> list[Task]:
@@ -235,17 +269,27 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
     config = s.config.credit
     fresh_ones = sorted(fresh_ones, key=lambda t: t.id)  # as the store gives them back
     episodes = [t for step in last(s.history, s.config.replay) for t in step] + fresh_ones
-    targets = lambda_returns(
-        episodes,
+    returns = partial(
+        lambda_returns,
         gamma=config.gamma,
         lam=config.lambda_value,
         unit=config.unit,
         bootstrap_truncated=config.bootstrap_truncated,
     )
-    return s.learner.update_value(episodes, targets, rng)
+    targets, foreseen = returns(episodes), None
+    if any(t.verdict for t in episodes):
+        early = returns([as_stopped(t) for t in episodes])
+        foreseen = [np.append(v, target[len(v) :]) for v, target in zip(early, targets, strict=True)]
+    return s.learner.update_value(episodes, targets, rng, foreseen)
 
 
-def lessons(s: Learning, fresh_ones: Sequence[Trajectory]) -> list[Trajectory]:
+def imitate(s: Learning, episodes: Sequence[Trajectory], rng: np.random.Generator) -> Record:
+    """Learn what teachers said in this step's episodes and in all before."""
+    s.lessons += lessons(episodes)
+    return rehearse(s.learner, s.lessons, s.config.asking.rehearsals, rng)
+
+
+def learned_from(s: Learning, fresh_ones: Sequence[Trajectory]) -> list[Trajectory]:
     """What the policy learns from: this step's episodes, with V from before it learned their outcomes, and those of the
     last steps, with V as it is now. Branches are no lesson for the policy."""
     old = [t for step in last(s.history, s.config.policy_replay) for t in step if not is_branch(t)]
@@ -272,12 +316,21 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
     record: Record = {}
     for name in s.jobs:
         own = [t for t in episodes if t.task.job == name]
-        record[f"{name}/reward"] = float(np.mean([t.outcome.reward for t in own]))
-        record[f"{name}/success"] = float(np.mean([t.outcome.success for t in own]))
+        record[f"{name}/reward"] = float(np.mean([completed(t, t.outcome.reward) for t in own]))
+        record[f"{name}/success"] = float(np.mean([completed(t, t.outcome.success) for t in own]))
         record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
         record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
         if s.learner.value is not None:
-            record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
+            known = knowing(usable(own))
+            record |= {f"{name}/{key}": amount for key, amount in known.items()}
+            if known.get("value/skill") is not None:
+                history = s.progress.skill.setdefault(name, [])
+                history[:] = [*history, known["value/skill"]][-RECENT:]
+        if s.config.stopping.every:
+            record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
+        if s.teacher is not None:
+            speakers = [turn.by for t in own for turn in t.turns]
+            record[f"{name}/taught"] = speakers.count("teacher") / max(len(speakers), 1)
     if s.config.branch.share:
         record["value/branch_states"] = len(found)
         record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
@@ -287,17 +340,19 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
 
 def knowing(episodes: Sequence[Trajectory]) -> Record:
     """How well V, written before it learned from these episodes, foresaw their outcomes."""
-    if not episodes:
+    alone = [t for t in episodes if not len(t.taught)]  # what V says at their beginning is of the policy alone
+    seen = [t for t in alone if t.weight]
+    if not seen:
         return {}
-    solved = [t.outcome.success for t in episodes]
-    starts = [value_at(t, 0.0) for t in episodes]
-    halves = [value_at(t, 0.5) for t in episodes]
+    weights, solved = [t.weight for t in seen], [t.outcome.success for t in seen]
+    halves, rewards = [value_at(t, 0.5) for t in seen], [t.outcome.reward for t in seen]
     record: Record = {
-        "value/mean": float(np.mean(starts)),
-        "value/explained_variance": explained_variance(halves, [t.outcome.reward for t in episodes]),
+        "value/mean": float(np.mean([value_at(t, 0.0) for t in alone])),
+        "value/explained_variance": explained_variance(halves, rewards, weights),
+        "value/skill": skill(halves, rewards, weights),
     }
     for percent in (25, 50, 75):
-        record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in episodes], solved)
+        record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in seen], solved, weights)
     return record
 
 
@@ -306,8 +361,10 @@ def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Re
     s.progress.step += 1
     s.progress.trajectories += len(episodes)
     s.progress.tokens += sum(len(t) for t in episodes)
+    s.progress.turns += sum(len(t.turns) for t in episodes)
+    s.progress.taught += sum(turn.by == "teacher" for t in episodes for turn in t.turns)
     s.progress.seconds = time.monotonic() - s.started
-    counts = {k: getattr(s.progress, k) for k in ("step", "seconds", "trajectories", "tokens")}
+    counts = {k: getattr(s.progress, k) for k in ("step", "seconds", "trajectories", "tokens", "turns", "taught")}
     spent = {
         "time/collect": s.collect_seconds,
         "time/update": time.monotonic() - s.step_started - s.collect_seconds,

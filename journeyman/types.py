@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant", "tool"]
+Speaker = Literal["policy", "teacher"]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -102,7 +103,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One reply and what came back: ``tokens[start:stop]`` of the trajectory is what was sampled.
+    """One reply and what came back: ``tokens[start:stop]`` of the trajectory is the reply.
+
+    What a teacher said was not sampled, so its mask is false: it is a demonstration.
 
     Example: ``Turn(start=4, stop=6, reply="4", observation="", reward=1.0)``.
     """
@@ -112,6 +115,24 @@ class Turn:
     reply: str
     observation: str
     reward: float
+    by: Speaker = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The value function's verdict that an episode is not worth its tokens: hopeless, or already certain.
+
+    Example: ``Verdict(at=96, value=0.03, share=0.1)``: one in ten such episodes is played to its end all the same.
+
+    Attributes:
+        at: tokens that the episode had then.
+        value: V after them.
+        share: the chance that such an episode was played on.
+    """
+
+    at: int
+    value: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,7 @@ class Trajectory:
         values: float32 [T], the value after reading each token; NaN where none was computed.
         turns: spans of the replies with what the environment answered.
         outcome: what became of it.
+        verdict: what V said of it on the way, where it would have stopped it; whether it did, `outcome.ending` tells.
     """
 
     id: str
@@ -146,6 +168,7 @@ class Trajectory:
     values: FloatArray
     turns: tuple[Turn, ...]
     outcome: Outcome
+    verdict: Verdict | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -154,6 +177,20 @@ class Trajectory:
     def actions(self) -> npt.NDArray[np.intp]:
         """Positions of the sampled tokens, ascending: intp [A]."""
         return np.flatnonzero(self.mask)
+
+    @property
+    def weight(self) -> float:
+        """How many episodes like this one its outcome stands for, itself included: 1 over the chance that it was seen
+        (Horvitz and Thompson 1952), 0 where it was not, since V stopped the episode."""
+        if self.verdict is None:
+            return 1.0
+        return 0.0 if self.outcome.ending is Ending.STOPPED else 1 / self.verdict.share
+
+    @cached_property
+    def taught(self) -> npt.NDArray[np.intp]:
+        """Positions of the tokens that a teacher said, ascending: intp [D]."""
+        spans = [np.arange(turn.start, turn.stop) for turn in self.turns if turn.by == "teacher"]
+        return np.concatenate([np.zeros(0, np.intp), *spans])
 
     @cached_property
     def prompt_length(self) -> int:

@@ -22,10 +22,13 @@ from journeyman.learn.learner import Learner
 from journeyman.model.calibration import Calibration
 from journeyman.model.load import find
 from journeyman.recipes import demo
+from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
 from journeyman.rollout.runner import RolloutConfig
+from journeyman.rollout.stopping import StoppingConfig
 from journeyman.run import RunFolder, read_lines
 from journeyman.stages import Record
+from journeyman.types import Ending
 
 CONFIG = LearnConfig(
     jobs=("maze,size=3",),
@@ -316,3 +319,49 @@ def test_exams_in_between_are_on_the_splits_asked_for(tmp_path: Path) -> None:
         (1, "valid"),
         (2, "valid"),
     ]
+
+
+def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
+    stopping = StoppingConfig(every=1, low=0.5, high=0.6, play_out=0.3, skill=-99.0)
+    config = replace(CONFIG, jobs=("hops,min_hops=2",), model="apprentice", stopping=stopping, exam_every=0)
+    records = finish(config, tmp_path / "whole")
+    stopped = [r["hops,min_hops=2/stopped"] for r in records if r["kind"] == "learn"]
+    assert stopped[0] == 0 < stopped[-1] < 1, "nobody is stopped during the warm-up"
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        endings = {t.outcome.ending for t in store.episodes(min_step=0) if t.verdict}
+        assert all(t.verdict is None for t in store.episodes(prefix="exam-")), "exams are played to their end"
+    assert endings > {Ending.STOPPED}
+    part = tmp_path / "part"
+    for record in (learning := learn(config, part)):
+        if record["kind"] == "learn" and record["step"] == 5:
+            break
+    learning.close()  # type: ignore[attr-defined]
+    finish(config, part)
+    assert weights(part) == weights(tmp_path / "whole")
+
+
+def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path) -> None:
+    asking = AskingConfig(budget=0.1, enough=1.0, replies=4, rehearsals=2)
+    config = replace(CONFIG, jobs=("hops,min_hops=2",), model="apprentice", asking=asking, exam_every=0)
+    steps = [r for r in finish(config, tmp_path / "whole") if r["kind"] == "learn"]
+    assert all(r["taught"] <= 0.1 * r["turns"] for r in steps)
+    assert [r["hops,min_hops=2/taught"] > 0 for r in steps] == [False] + [True] * 5, "not during the warm-up"
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        led = list(store.episodes(taught=True))
+        assert sum(turn.by == "teacher" for t in led for turn in t.turns) == steps[-1]["taught"]
+        assert all(t.step > 0 and t.turns[0].by == "teacher" for t in led), "exams have no teacher"
+    part = tmp_path / "part"
+    for record in (learning := learn(config, part)):
+        if record["kind"] == "learn" and record["step"] == 5:
+            break
+    learning.close()  # type: ignore[attr-defined]
+    finish(config, part)
+    assert weights(part) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("use", [{"stopping": StoppingConfig(every=1)}, {"asking": AskingConfig(budget=0.1)}])
+def test_what_needs_v_is_refused_where_v_cannot_look(use: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="grpo has none"):
+        replace(CONFIG, credit=CreditConfig(rule="grpo"), **use)
+    with pytest.raises(UsageError, match="needs lag 0"):
+        replace(CONFIG, lag=1, **use)

@@ -79,15 +79,17 @@ def paired_difference(
     return Interval(mean, mean - reach, mean + reach, count)
 
 
-def auc(scores: Floats, labels: Sequence[bool] | npt.NDArray[np.bool_]) -> float | None:
+def auc(scores: Floats, labels: Sequence[bool] | npt.NDArray[np.bool_], weights: Floats | None = None) -> float | None:
     """The chance that a success scores above a failure, ties counted half; None where one of them is missing."""
     score, success = np.asarray(scores, float), np.asarray(labels, bool)
-    wins, losses = int(success.sum()), int((~success).sum())
+    weight = np.ones(len(score)) if weights is None else np.asarray(weights, float)
+    wins, losses = float(weight[success].sum()), float(weight[~success].sum())
     if not wins or not losses:
         return None
-    ordered = np.sort(score[~success])
-    below = np.searchsorted(ordered, score[success], "left") + np.searchsorted(ordered, score[success], "right")
-    return float(below.sum() / 2 / (wins * losses))
+    order = np.argsort(score[~success])
+    ordered, mass = score[~success][order], np.append(0.0, np.cumsum(weight[~success][order]))
+    left, right = (np.searchsorted(ordered, score[success], side) for side in ("left", "right"))
+    return float((weight[success] * (mass[left] + mass[right])).sum() / 2 / (wins * losses))
 
 
 def brier(predictions: Floats, labels: Floats) -> float:
@@ -95,13 +97,25 @@ def brier(predictions: Floats, labels: Floats) -> float:
     return float(np.mean((np.asarray(predictions, float) - np.asarray(labels, float)) ** 2))
 
 
-def explained_variance(predictions: Floats, targets: Floats) -> float | None:
+def explained_variance(predictions: Floats, targets: Floats, weights: Floats | None = None) -> float | None:
     """1 - Var(target - prediction) / Var(target): 1 perfect, 0 no better than a constant; None if all are equal."""
     target = np.asarray(targets, float)
-    variance = float(target.var()) if len(target) else 0.0
-    if variance == 0:
+    if not len(target) or (target == target[0]).all():
         return None
-    return 1 - float((target - np.asarray(predictions, float)).var()) / variance
+    left = target - np.asarray(predictions, float)
+    variances = [float(np.cov(x, ddof=0, aweights=weights)) for x in (left, target)]
+    return 1 - variances[0] / variances[1]
+
+
+def skill(predictions: Floats, targets: Floats, weights: Floats | None = None) -> float | None:
+    """1 - mean((target - prediction)^2) / Var(target): what :func:`explained_variance` is, but that a bias counts as an
+    error, too (Murphy 1988, Mon. Weather Rev. 116, eq. 4). None if all targets are equal."""
+    target, prediction = np.asarray(targets, float), np.asarray(predictions, float)
+    explained = explained_variance(prediction, target, weights)
+    if explained is None:
+        return None
+    bias = float(np.average(target - prediction, weights=weights))
+    return explained - bias**2 / float(np.cov(target, ddof=0, aweights=weights))
 
 
 def reliability(predictions: Floats, labels: Floats, bins: int = 10) -> list[tuple[float, float, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn
+from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn, Verdict
 
 COLUMNS = (("tokens", "<i4"), ("mask", "|b1"), ("logprobs", "<f4"), ("values", "<f4"))
 
@@ -23,13 +23,23 @@ def encode(t: Trajectory) -> tuple[str, bytes, str]:
         "step": t.step,
         "policy_version": t.policy_version,
         "temperature": t.temperature,
-        "turns": [asdict(turn) for turn in t.turns],
+        "turns": [_turn(turn) for turn in t.turns],
         "outcome": asdict(t.outcome),
         "length": len(t),
     }
+    if t.verdict is not None:
+        record["verdict"] = asdict(t.verdict)
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     columns = b"".join(np.ascontiguousarray(getattr(t, name), kind).tobytes() for name, kind in COLUMNS)
     return text, columns, digest(text, columns)
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    """A turn as it was written before there were teachers, unless one said it."""
+    record = asdict(turn)
+    if turn.by == "policy":
+        del record["by"]
+    return record
 
 
 def digest(record: str, columns: bytes) -> str:
@@ -65,5 +75,6 @@ def decode(text: str, columns: bytes) -> Trajectory:
         temperature=record["temperature"],
         turns=tuple(Turn(**turn) for turn in record["turns"]),
         outcome=Outcome(**outcome),
+        verdict=Verdict(**record["verdict"]) if "verdict" in record else None,
         **arrays,
     )

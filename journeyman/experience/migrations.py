@@ -23,5 +23,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX episodes_by_step ON episodes (step)",
         "CREATE INDEX episodes_by_task ON episodes (job, split, task_index)",
     ),
+    # turns that a teacher said; records may hold them, and verdicts, from here on
+    ("ALTER TABLE episodes ADD COLUMN taught INTEGER NOT NULL DEFAULT 0",),
 )
 """Step n brings the schema from version n to n + 1. `BLOB` is `BYTEA` on PostgreSQL."""

@@ -25,8 +25,9 @@ from journeyman.types import Ending, Trajectory
 T = TypeVar("T")
 GENESIS = "0" * 64
 INSERT = text(
-    "INSERT INTO episodes (number, id, job, split, task_index, step, ending, reward, record, columns, digest, chain)"
-    " VALUES (:number, :id, :job, :split, :task_index, :step, :ending, :reward, :record, :columns, :digest, :chain)"
+    "INSERT INTO episodes"
+    " (number, id, job, split, task_index, step, ending, reward, taught, record, columns, digest, chain) VALUES"
+    " (:number, :id, :job, :split, :task_index, :step, :ending, :reward, :taught, :record, :columns, :digest, :chain)"
 )
 
 
@@ -99,6 +100,7 @@ class Store:
                     "step": t.step,
                     "ending": t.outcome.ending.value,
                     "reward": t.outcome.reward,
+                    "taught": sum(turn.by == "teacher" for turn in t.turns),
                     "record": record,
                     "columns": columns,
                     "digest": content,
@@ -119,6 +121,7 @@ class Store:
         max_step: int | None = None,
         ending: Ending | None = None,
         prefix: str | None = None,
+        taught: bool = False,
         latest: bool = False,
         limit: int | None = None,
     ) -> Iterator[Trajectory]:
@@ -126,6 +129,7 @@ class Store:
 
         Args:
             prefix: what their ids begin with (`"exam-"`, `"step000003"`).
+            taught: only those in which a teacher spoke.
         """
         tests = {
             "job = :job": job,
@@ -134,6 +138,7 @@ class Store:
             "step <= :max_step": max_step,
             "ending = :ending": None if ending is None else ending.value,
             "substr(id, 1, length(:prefix)) = :prefix": prefix,
+            "taught > :taught": 0 if taught else None,
         }
         given = {test: amount for test, amount in tests.items() if amount is not None}
         query = "SELECT record, columns FROM episodes"

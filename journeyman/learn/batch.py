@@ -44,6 +44,8 @@ class Batch:
         temperature_A: float32, 1 where greedy.
         asked_K: flat index of the states whose value is asked: from the last prompt token on.
         return_K: what became of them; float32.
+        foreseen_K: what V foresaw of them where it might have stopped the episode, elsewhere `return_K`; float32.
+        weight_K: how many episodes what became of them speaks for; float32.
         places: for each trajectory, where its tokens are.
     """
 
@@ -57,6 +59,8 @@ class Batch:
     temperature_A: Tensor
     asked_K: Tensor
     return_K: Tensor
+    foreseen_K: Tensor
+    weight_K: Tensor
     places: tuple[Indices, ...]
 
 
@@ -87,6 +91,8 @@ def collate(
     advantages: Sequence[FloatArray] | None = None,
     returns: Sequence[FloatArray] | None = None,
     device: torch.device | str = "cpu",
+    *,
+    foreseen: Sequence[FloatArray] | None = None,
 ) -> Batch:
     """Pack trajectories; those with one prompt share it."""
     tokens, positions, segments, places = _packed(trajectories)
@@ -97,7 +103,6 @@ def collate(
     advantages, returns = advantages or zeros, returns or zeros
     actions = [t.actions for t in trajectories]
     asked = [np.arange(_first_asked(t), len(t)) for t in trajectories]
-    counts = [len(a) for a in actions]
 
     def column(parts: Iterable[npt.NDArray[np.generic]], dtype: torch.dtype) -> Tensor:
         joined = np.concatenate([np.zeros(0, np.float32), *parts])
@@ -106,8 +111,8 @@ def collate(
     def chosen(columns: Sequence[npt.NDArray[np.generic]], at: Sequence[Indices], dtype: torch.dtype) -> Tensor:
         return column((c[i] for c, i in zip(columns, at, strict=True)), dtype)
 
-    def spread(amounts: Sequence[float]) -> Tensor:
-        return torch.from_numpy(np.repeat(np.array(amounts, np.float32), counts)).to(device)
+    def spread(amounts: Sequence[float], at: Sequence[Indices]) -> Tensor:
+        return torch.from_numpy(np.repeat(np.array(amounts, np.float32), [len(a) for a in at])).to(device)
 
     flat = Packed(
         torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device), Layout.of(segments, device)
@@ -119,10 +124,12 @@ def collate(
         token_A=chosen([t.tokens for t in trajectories], actions, torch.int64),
         logprob_A=chosen([t.logprobs for t in trajectories], actions, torch.float32),
         advantage_A=chosen(advantages, actions, torch.float32),
-        success_A=spread([float(t.outcome.success) for t in trajectories]),
-        temperature_A=spread([t.temperature or 1.0 for t in trajectories]),
+        success_A=spread([float(t.outcome.success) for t in trajectories], actions),
+        temperature_A=spread([t.temperature or 1.0 for t in trajectories], actions),
         asked_K=chosen(places, asked, torch.int64),
         return_K=chosen(returns, asked, torch.float32),
+        foreseen_K=chosen(foreseen or returns, asked, torch.float32),
+        weight_K=spread([t.weight for t in trajectories], asked),
         places=tuple(places),
     )
 

@@ -61,10 +61,11 @@ class CreditConfig:
 
 
 def decisions(trajectory: Trajectory, unit: Unit) -> IntArray:
-    """Positions of the first token of each decision, ascending: int32 [K]."""
+    """Positions of the first token of each of the policy's decisions, ascending: int32 [K]."""
     if unit == "token":
         return trajectory.actions.astype(np.int32)
-    return np.array([turn.start for turn in trajectory.turns if turn.stop > turn.start], np.int32)
+    own = (turn for turn in trajectory.turns if turn.by == "policy" and turn.stop > turn.start)
+    return np.array([turn.start for turn in own], np.int32)
 
 
 def group_advantages(
@@ -227,7 +228,9 @@ def _rewards(t: Trajectory, gamma: float, unit: Unit, bootstrap_truncated: bool)
             rewards[last] += turn.reward
     if not (_ends_in_value(t, bootstrap_truncated) and gamma and len(rewards)):
         return rewards, 0.0
-    # V after the last token is r + gamma V': it still expects the last reward, which is known by now
+    if t.turns[-1].stop < len(t):  # what came back was read: V is of the next decision
+        return rewards, float(t.values[-1])
+    # V after a last reply is r + gamma V': it still expects the last reward, which is known by now
     return rewards, float(t.values[-1] - rewards[-1]) / gamma
 
 

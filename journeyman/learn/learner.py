@@ -212,9 +212,18 @@ class Learner:
         }
 
     def update_value(
-        self, trajectories: Sequence[Trajectory], targets: Sequence[FloatArray], rng: np.random.Generator
+        self,
+        trajectories: Sequence[Trajectory],
+        targets: Sequence[FloatArray],
+        rng: np.random.Generator,
+        foreseen: Sequence[FloatArray] | None = None,
     ) -> Metrics:
-        """Teach V the targets at every position from the last prompt token on."""
+        """Teach V the targets at every position from the last prompt token on.
+
+        Args:
+            foreseen: what the targets would be, had V stopped every episode that it might have. With w an episode's
+                weight the loss is L(foreseen) + w (L(target) - L(foreseen)), which stopping does not change on average.
+        """
         value, optimizer = self.value, self.value_optimizer
         if value is None or optimizer is None:
             return {}
@@ -223,7 +232,13 @@ class Learner:
         for part in self._minibatches(len(trajectories), self.config.value_epochs, parts, rng):
             chosen = [trajectories[i] for i in part]
             batches = [
-                collate([chosen[i] for i in rows], None, [targets[int(part[i])] for i in rows], self.device)
+                collate(
+                    [chosen[i] for i in rows],
+                    None,
+                    [targets[int(part[i])] for i in rows],
+                    self.device,
+                    foreseen=foreseen and [foreseen[int(part[i])] for i in rows],
+                )
                 for rows in micro_batches(chosen, self.token_budget)
             ]
             count = sum(len(b.asked_K) for b in batches)
@@ -231,7 +246,11 @@ class Learner:
                 with self._precision():
                     states = value.states(batch.packed, self.policy, batch.heard_NF)
                     outputs = value.judge(states[batch.asked_K])
-                loss = value.loss(outputs, batch.return_K).sum()
+                loss = value.loss(outputs, batch.return_K)
+                if foreseen is not None:
+                    baseline = value.loss(outputs, batch.foreseen_K)
+                    loss = baseline + batch.weight_K * (loss - baseline)
+                loss = loss.sum()
                 (loss / count).backward()
                 total += loss.item()
             count_all += count

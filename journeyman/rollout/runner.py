@@ -19,8 +19,9 @@ from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Answer, Environments, Inline
+from journeyman.rollout.oversight import Oversight, Watched
 from journeyman.rollout.pool import Pool
-from journeyman.types import Ending, Outcome, StepResult, Task, Trajectory, Turn, conversation
+from journeyman.types import Ending, Outcome, StepResult, Task, Trajectory, Turn, Verdict, conversation
 
 
 @dataclass(frozen=True)
@@ -88,30 +89,45 @@ class _Episode:
     sampling: Sampling
     max_turns: int
     sequence: int | None = None
-    """The engine's; None until the environment has opened."""
-    reply: Reply | None = None
-    """The one that the environment is asked about."""
-    text: str = ""
+    """The engine's; None before it was asked for a reply."""
+    said: Turn | None = None
+    """The reply that the environment is asked about; None where there is none yet."""
+    full: bool = False
+    """Whether the last reply was cut because the context is full."""
+    verdict: Verdict | None = None
     tokens: list[int] = field(default_factory=list[int])
+    unread: list[int] = field(default_factory=list[int])
+    """The last of them, which the engine has not been given yet."""
     mask: list[bool] = field(default_factory=list[bool])
     logprobs: list[float] = field(default_factory=list[float])
     turns: list[Turn] = field(default_factory=list[Turn])
 
     def read(self, tokens: Sequence[int]) -> None:
         self.tokens.extend(tokens)
+        self.unread.extend(tokens)
         self.mask.extend([False] * len(tokens))
         self.logprobs.extend([0.0] * len(tokens))
 
     def sampled(self, reply: Reply, text: str) -> None:
-        self.reply, self.text = reply, text
+        start = len(self.tokens)
         self.tokens.extend(reply.tokens)
         self.mask.extend([True] * len(reply.tokens))
         self.logprobs.extend(reply.logprobs)
+        self.said, self.full = Turn(start, len(self.tokens), text, "", 0.0), reply.finish == "context"
+
+    def taught(self, tokens: Sequence[int], text: str) -> None:
+        start = len(self.tokens)
+        self.read(tokens)
+        self.said = Turn(start, len(self.tokens), text, "", 0.0, by="teacher")
+
+    @property
+    def earned(self) -> float:
+        return sum(turn.reward for turn in self.turns)
 
     def answered(self, observation: str, reward: float) -> None:
-        assert self.reply is not None
-        end = len(self.tokens)
-        self.turns.append(Turn(end - len(self.reply.tokens), end, self.text, observation, reward))
+        assert self.said is not None
+        self.turns.append(replace(self.said, observation=observation, reward=reward))
+        self.said = None
 
 
 def environments_for(config: RolloutConfig) -> Environments:
@@ -128,12 +144,14 @@ def rollout(
     attempts: Sequence[Attempt],
     config: RolloutConfig | None = None,
     environments: Environments | None = None,
+    oversight: Oversight | None = None,
 ) -> Iterator[Trajectory]:
     """Play the attempts; yield each trajectory when its episode ends (not in the order asked).
 
     Args:
         jobs: by the name that `Task.job` holds.
         environments: where environments run, for those who play often; when not given, a place made for this call.
+        oversight: what V may do between turns; when not given, nothing.
 
     Raises:
         UsageError: environments are to run in other processes, and a job cannot get there.
@@ -155,19 +173,23 @@ def rollout(
             else:
                 episodes[home.open(job, attempt.task, _past(attempt))] = episode
         while episodes:
-            for answer in home.answers(wait=not engine.busy):
-                episode = episodes[answer.key]
-                outcome = _advance(engine, renderer, episode, answer)
-                if outcome is None:
-                    assert episode.sequence is not None
-                    keys[episode.sequence] = answer.key
-                else:
-                    del episodes[answer.key]
-                    _leave(engine, home, answer.key, episode)
+            answers = home.answers(wait=not engine.busy)
+            outcomes = {a.key: _advance(engine, renderer, episodes[a.key], a) for a in answers}
+            if oversight is not None:
+                going = {key: episodes[key] for key, outcome in outcomes.items() if outcome is None}
+                outcomes |= _overseen(going, oversight, engine, renderer, config.temperature)
+            for key, outcome in outcomes.items():
+                episode = episodes[key]
+                if outcome is not None:
+                    del episodes[key]
+                    _leave(engine, home, key, episode)
                     yield _trajectory(episode, outcome, engine.version, config.temperature)
+                elif episode.said is not None:
+                    home.step(key, episode.said.reply)
+                else:
+                    keys[_submit(engine, episode)] = key
             for reply in engine.step():
-                key = keys[reply.sequence]
-                text = renderer.text(reply.tokens)
+                key, text = keys[reply.sequence], renderer.text(reply.tokens)
                 episodes[key].sampled(reply, text)
                 home.step(key, text)
     finally:
@@ -206,31 +228,60 @@ def _leave(engine: Engine, environments: Environments, key: int, episode: _Episo
         engine.close(episode.sequence)
 
 
-def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answer) -> Outcome | None:
-    """Take in the environment's answer; ask the engine for a reply. Returns the outcome when that ended the episode."""
-    result, reply = answer.result, episode.reply
-    if reply is None:
-        if answer.error:
-            return Outcome(0.0, Ending.FAILED, answer.error, "environment")
+def _submit(engine: Engine, episode: _Episode) -> int:
+    """Ask the engine for the episode's next reply; the engine's sequence."""
+    if episode.sequence is None:
         episode.sequence = engine.open(episode.attempt.seed)
-        engine.submit(episode.sequence, list(episode.tokens), episode.sampling)
-        return None
+    engine.submit(episode.sequence, episode.unread, episode.sampling)
+    episode.unread = []
+    return episode.sequence
+
+
+def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answer) -> Outcome | None:
+    """Take in the environment's answer. Returns the outcome when that ended the episode."""
+    result, said = answer.result, episode.said
+    if said is None:
+        return Outcome(0.0, Ending.FAILED, answer.error, "environment") if answer.error else None
     if result is None:
         episode.answered("", 0.0)
         return Outcome(0.0, Ending.FAILED, answer.error, "grader")
     episode.answered(result.observation, result.reward)
-    earned = sum(turn.reward for turn in episode.turns)
     if result.terminated:
-        return Outcome(earned, Ending.TERMINATED)
-    if result.truncated or len(episode.turns) >= episode.max_turns or reply.finish == "context":
-        return Outcome(earned, Ending.TRUNCATED)
-    ended = bool(reply.tokens) and reply.tokens[-1] in renderer.end_ids  # and not at a text, or cut
+        return Outcome(episode.earned, Ending.TERMINATED)
+    if result.truncated or len(episode.turns) >= episode.max_turns or episode.full:
+        return Outcome(episode.earned, Ending.TRUNCATED)
+    ended = said.stop > said.start and episode.tokens[-1] in renderer.end_ids  # and not at a text, or cut
     fresh = renderer.observe(result.observation, result.role, ended=ended)
     if len(episode.tokens) + len(fresh) >= engine.context:
-        return Outcome(earned, Ending.TRUNCATED)
+        return Outcome(episode.earned, Ending.TRUNCATED)
     episode.read(fresh)
-    engine.submit(reply.sequence, fresh, episode.sampling)
     return None
+
+
+def _overseen(
+    episodes: Mapping[int, _Episode], oversight: Oversight, engine: Engine, renderer: Renderer, temperature: float
+) -> dict[int, Outcome]:
+    """Let those of the episodes that are due be looked at: a teacher says the next reply of some, others are stopped.
+    Returns the outcomes of these."""
+    due = {
+        key: episode
+        for key, episode in episodes.items()
+        if episode.verdict is None and oversight.due(episode.attempt.task.job, episode.turns)
+    }
+    so_far = [
+        Watched(e.attempt.seed, _trajectory(e, Outcome(e.earned, Ending.TRUNCATED), engine.version, temperature))
+        for e in due.values()
+    ]
+    outcomes: dict[int, Outcome] = {}
+    for (key, episode), decision in zip(due.items(), oversight.look(so_far), strict=True):
+        episode.verdict = decision.verdict
+        if decision.stop:
+            outcomes[key] = Outcome(episode.earned, Ending.STOPPED)
+        elif decision.reply is not None:
+            tokens = renderer.reply_ids(decision.reply)
+            if len(episode.tokens) + len(tokens) < engine.context:  # else the policy says what still fits
+                episode.taught(tokens, decision.reply)
+    return outcomes
 
 
 def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: float) -> Trajectory:
@@ -250,6 +301,7 @@ def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: 
         values=np.full(len(episode.tokens), np.nan, np.float32),
         turns=tuple(episode.turns),
         outcome=outcome,
+        verdict=episode.verdict,
     )
 
 

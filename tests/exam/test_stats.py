@@ -18,6 +18,7 @@ from journeyman.exam.stats import (
     mean_interval,
     paired_difference,
     reliability,
+    skill,
 )
 from tests.learn.helpers import make_trajectory
 
@@ -59,12 +60,29 @@ def test_auc_is_the_chance_of_the_right_order(pairs: list[tuple[float, bool]]) -
         assert measured == pytest.approx(expected)
 
 
+def test_a_weight_is_so_many_of_the_same() -> None:
+    scores, labels, weights = [0.1, 0.9, 0.4, 0.4, 0.7], [False, True, True, False, False], [1, 3, 2, 4, 1]
+    many = np.repeat(np.arange(5), weights)
+    scored, labelled = np.array(scores)[many], np.array(labels)[many]
+    assert auc(scores, labels, weights) == pytest.approx(auc(scored, labelled))
+    rewards = np.array(labels, float)
+    assert explained_variance(scores, rewards, weights) == pytest.approx(explained_variance(scored, rewards[many]))
+
+
 def test_small_measures() -> None:
     assert brier([0.5, 1.0], [1.0, 1.0]) == 0.125
     assert explained_variance([0.0, 1.0], [0.0, 1.0]) == 1
     assert explained_variance([0.3, 0.3], [0.0, 1.0]) == 0
     assert explained_variance([0.3, 0.3], [1.0, 1.0]) is None
     assert reliability([0.05, 0.06, 1.0], [0.0, 1.0, 1.0]) == [(pytest.approx(0.055), 0.5, 2), (1.0, 1.0, 1)]
+
+
+def test_skill_counts_bias_as_an_error() -> None:
+    rewards = [0.0, 1.0, 1.0, 0.0]
+    assert skill([0.2, 0.8, 0.8, 0.2], rewards) == pytest.approx(1 - 0.04 / 0.25)
+    assert skill([0.4, 1.0, 1.0, 0.4], rewards) == pytest.approx(1 - 0.08 / 0.25)
+    assert explained_variance([0.4, 1.0, 1.0, 0.4], rewards) == pytest.approx(1 - 0.04 / 0.25)
+    assert skill([0.5, 0.5], [1.0, 1.0]) is None
 
 
 def test_pairing_removes_what_is_common() -> None:

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from journeyman.errors import StoreError, UnknownName
 from journeyman.experience import Store
 from journeyman.experience.codec import decode, encode
-from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn
+from journeyman.experience.migrations import MIGRATIONS
+from journeyman.experience.store import INSERT
+from journeyman.types import Ending, Message, Outcome, Speaker, Task, Trajectory, Turn, Verdict
 
 
 def make(id: str = "a", step: int = 0, reward: float = 1.0, length: int = 5, text: str = "hé \u2028 <b>") -> Trajectory:
@@ -57,6 +60,32 @@ def test_codec_gives_back_what_it_was_given(text: str, reward: float, length: in
     assert same(back, t)
     assert back.task == t.task and back.turns == t.turns and back.outcome == t.outcome
     assert np.array_equal(back.values, t.values, equal_nan=True) and back.mask.dtype == bool
+
+
+@pytest.mark.parametrize("verdict", [None, Verdict(3, 0.04, 0.1)])
+@pytest.mark.parametrize("by", ["policy", "teacher"])
+def test_codec_keeps_what_v_said_and_who_spoke(verdict: Verdict | None, by: Speaker) -> None:
+    t = make()
+    t = replace(t, verdict=verdict, turns=(replace(t.turns[0], by=by),))
+    record, columns, _ = encode(t)
+    back = decode(record, columns)
+    assert back.verdict == verdict and back.turns == t.turns
+    assert ("verdict" in record) == (verdict is not None) and ("teacher" in record) == (by == "teacher")
+
+
+def test_a_store_of_the_first_version_is_brought_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as m:
+        m.setattr("journeyman.experience.store.MIGRATIONS", MIGRATIONS[:1])
+        m.setattr(
+            "journeyman.experience.store.INSERT", text(str(INSERT).replace(" taught,", "").replace(" :taught,", ""))
+        )
+        with Store(tmp_path / "old.sqlite") as old:
+            old.add([make("a"), make("b")])
+    with Store(tmp_path / "old.sqlite") as store:
+        assert same(store.episode("a"), make("a")) and not list(store.episodes(taught=True))
+        store.add([make("b"), replace(make("c"), turns=(Turn(1, 3, "r", "seen", 1.0, by="teacher"),))])
+        assert [t.id for t in store.episodes(taught=True)] == ["c"]
+        assert store.count() == 3 and store.verify() == []
 
 
 def test_adding_again_is_safe_and_other_content_is_refused(store: Store) -> None:

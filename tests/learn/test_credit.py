@@ -203,3 +203,15 @@ def test_trust_is_how_much_of_what_was_said_of_late_came_true() -> None:
     assert trust([(0.2, -0.1)]) == 0.0 and trust([(0.1, 5.0)]) == 1.0
     assert trust([(LITTLE, LITTLE)]) == 0.5 and trust([(-LITTLE, 0.01)]) == pytest.approx(0.01 / LITTLE)
     assert trust([(1e4, 0.2), (0.2, 0.2)]) < 1e-3, "a V that is far off silences itself"
+
+
+def test_a_stopped_episode_ends_in_value_and_a_truncated_one_only_if_asked() -> None:
+    # two turns of reward 0.25; the answer to the second was read: V there is V of the next state
+    values = [0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.3]
+    for ending, last in ((Ending.STOPPED, 0.3), (Ending.TRUNCATED, 0.0)):
+        t = make_trajectory(values, [(2, 3), (5, 6)], [0.25, 0.25], ending=ending)
+        (advantage,) = gae([t], lam=1.0, unit="turn", bootstrap_truncated=False)
+        assert advantage[[2, 5]].tolist() == pytest.approx([0.5 + last - 0.4, 0.25 + last - 0.7])
+        assert not advantage[[0, 1, 3, 4, 6]].any()
+        (target,) = lambda_returns([t], lam=1.0, unit="turn", bootstrap_truncated=False)
+        assert target[[1, 4, 6]].tolist() == pytest.approx([0.5 + last, 0.25 + last, last])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
 from journeyman.model.decoder import Decoder, DecoderConfig, Packed
 from journeyman.model.value import HEARD, ValueConfig, ValueFunction, heard
+from journeyman.types import Ending, Outcome, Verdict
 from tests.learn.helpers import make_trajectory
 
 
@@ -78,6 +80,27 @@ def test_value_learns_what_became_of_episodes() -> None:
     learner.update_value([good, bad], targets, np.random.default_rng(0))
     scored = learner.score([good, bad])
     assert scored[0].values[2:].min() > 0.9 and scored[1].values[2:].max() < 0.1
+
+
+def test_value_learns_on_average_as_if_nothing_had_been_stopped() -> None:
+    """Of four equal episodes three are stopped: where V foresaw 0.3 what they teach together is what four would."""
+    ends = []
+    for stopping in (True, False):
+        config = UpdateConfig(value_minibatches=1, precision="float32")
+        learner = Learner.start(make_policy(), ValueConfig(), config)
+        ts = [make_trajectory([0.5] * 6, [(3, 6)], [1.0]) for _ in range(5)]
+        ts[-1].tokens[1] = 9
+        targets = [np.full(6, float(i < 4), np.float32) for i in range(5)]
+        foreseen = None
+        if stopping:
+            ts[:4] = [replace(t, verdict=Verdict(6, 0.3, 0.25)) for t in ts[:4]]
+            ts[1:4] = [replace(t, outcome=Outcome(0.0, Ending.STOPPED)) for t in ts[1:4]]
+            foreseen = [np.full(6, 0.3, np.float32)] * 4 + targets[4:]
+            targets[1:4] = foreseen[1:4]
+        metrics = learner.update_value(ts, targets, np.random.default_rng(0), foreseen)
+        ends.append((learner.score(ts[:1])[0].values, metrics["value/loss"]))
+    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-5)
+    assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-5)
 
 
 def test_clipping_stops_the_gradient_only_where_it_should() -> None:

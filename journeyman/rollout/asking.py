@@ -1,0 +1,82 @@
+"""Asking: where V is low before an episode begins, a teacher leads the way, until V says that the policy can go on.
+
+The teacher says the first replies, and hands over once V has risen to `enough`, or after `replies` of them (guided
+roll-ins: 2204.02372). What it said is imitated (learn/lessons.py); what the policy makes of the rest is its own. As
+the policy learns the ends of episodes V rises there, and the teacher hands over sooner.
+
+A budget is a promise: a step may spend what the turns of the steps before it have earned, less what teachers have said
+in them, and a teacher begins only where the budget lasts for all it may say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from journeyman.errors import UsageError
+from journeyman.rollout.oversight import GO_ON, Decision, Rule, Watched
+from journeyman.rollout.teachers import Teacher
+from journeyman.types import Turn
+
+
+@dataclass(frozen=True)
+class AskingConfig:
+    """When a teacher is asked, who it is, and how it is learned from."""
+
+    budget: float = 0.0
+    """Most turns that teachers say, as a share of all turns of a run; 0: nobody is asked."""
+    teacher: str = "expert"
+    """`expert` (the job's own), `person` (at the terminal), or a model as `model` names them."""
+    enough: float = 0.5
+    """A teacher is asked where V is below this before an episode begins, and goes on until V reaches it."""
+    replies: int = 10
+    """Most replies of the teacher in one episode."""
+    rehearsals: int = 8
+    """Updates in each step that imitate what teachers have said so far, 32 episodes at a time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.budget <= 1:
+            raise UsageError(f"asking: budget must lie in [0, 1], got {self.budget}")
+        for name, least in (("replies", 1), ("rehearsals", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"asking: {name} must be at least {least}, got {getattr(self, name)}")
+
+
+class Asking(Rule):
+    """The rule as :class:`Oversight` applies it, for the episodes of one step.
+
+    Args:
+        turns: of all episodes before this step.
+        taught: those of them that a teacher said.
+    """
+
+    def __init__(self, config: AskingConfig, teacher: Teacher, turns: int, taught: int) -> None:
+        self.config, self.teacher = config, teacher
+        self.left = int(config.budget * turns) - taught
+        self.led: set[str] = set()
+        """Tasks that a teacher has been asked about: the same demonstration again would teach less."""
+
+    def due(self, job: str, turns: Sequence[Turn]) -> bool:
+        return not turns or (turns[-1].by == "teacher" and len(turns) < self.config.replies)
+
+    def decide(self, watched: Sequence[Watched]) -> list[Decision]:
+        in_need = [i for i, w in enumerate(watched) if w.value < self.config.enough]
+        begun = [i for i in in_need if watched[i].trajectory.turns]
+        asked = begun + self._chosen(watched, [i for i in in_need if not watched[i].trajectory.turns])
+        said = self.teacher.replies([watched[i].trajectory for i in asked])
+        decisions = [GO_ON] * len(watched)
+        for i, reply in zip(asked, said, strict=True):
+            if reply is not None:
+                decisions[i] = Decision(reply=reply)
+        return decisions
+
+    def _chosen(self, watched: Sequence[Watched], fresh: Sequence[int]) -> list[int]:
+        """Of the episodes that have not begun, those of the lowest V, one for each task, as far as the budget lasts."""
+        chosen: list[int] = []
+        for i in sorted(fresh, key=lambda i: watched[i].value):
+            task = watched[i].trajectory.task.id
+            if task not in self.led and self.left >= self.config.replies:
+                self.led.add(task)
+                self.left -= self.config.replies
+                chosen.append(i)
+        return chosen

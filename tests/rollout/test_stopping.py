@@ -1,0 +1,165 @@
+"""Stopping: who is stopped, that the coin is fair, and that figures stay what they would have been without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from journeyman.engine.fake import ScriptedEngine
+from journeyman.errors import UsageError
+from journeyman.jobs.base import Env, Job
+from journeyman.model.load import load
+from journeyman.model.render import Renderer
+from journeyman.rollout.oversight import GO_ON, Oversight, Watched
+from journeyman.rollout.runner import attempts, rollout
+from journeyman.rollout.stopping import Stopping, StoppingConfig, completed, stopping_report
+from journeyman.types import Ending, Message, Outcome, StepResult, Task, Trajectory
+from tests.learn.helpers import make_trajectory
+
+RENDERER = Renderer(load("apprentice").tokenizer)
+SAID = RENDERER.reply_ids("north")
+
+
+class Long(Job):
+    """Eight turns; every third task ends well."""
+
+    name, max_turns, max_reply_tokens = "long", 8, 8
+    splits = {"train": 30}  # noqa: RUF012
+
+    def task(self, split: str, index: int) -> Task:
+        return Task(self.name, split, index, (Message("user", "A1 to B1"),))
+
+    def env(self, task: Task) -> Env:
+        return LongEnv(task.index % 3 == 0)
+
+
+class LongEnv(Env):
+    def __init__(self, good: bool) -> None:
+        self.good, self.turn = good, 0
+
+    def step(self, reply: str) -> StepResult:
+        self.turn += 1
+        over = self.turn == 8
+        return StepResult(f"C{self.turn}", float(over and self.good), terminated=over)
+
+
+def says(value: Callable[[Trajectory], float]) -> Callable[[Sequence[Trajectory]], list[Trajectory]]:
+    """A V that says the same after every token."""
+    return lambda ts: [replace(t, values=np.full(len(t), value(t), np.float32)) for t in ts]
+
+
+def play(config: StoppingConfig | None, value: Callable[[Trajectory], float], repeats: int = 4) -> list[Trajectory]:
+    job = Long()
+    rules = [] if config is None else [Stopping(config, frozenset({"long"}))]
+    orders = attempts(list(job.tasks("train")), repeats=repeats, prefix="t", seed=0)
+    oversight = Oversight(says(value), rules)
+    played = rollout(ScriptedEngine(lambda read: SAID), RENDERER, {"long": job}, orders, oversight=oversight)
+    return sorted(played, key=lambda t: t.id)
+
+
+def falling(t: Trajectory) -> float:
+    """Hopeless from the fifth turn on, whatever the task."""
+    return 0.5 if len(t.turns) < 5 else 0.01
+
+
+def test_a_stopped_episode_ends_at_its_verdict_and_a_played_on_one_as_if_nothing_had_been_said() -> None:
+    free, watched = play(None, falling), play(StoppingConfig(every=1, play_out=0.3), falling)
+    stopped = [t for t in watched if t.outcome.ending is Ending.STOPPED]
+    assert 0 < len(stopped) < len(watched)
+    for alone, t in zip(free, watched, strict=True):
+        assert t.verdict is not None and t.verdict.value == pytest.approx(0.01) and t.verdict.share == 0.3
+        assert t.tokens.tolist() == alone.tokens[: len(t)].tolist()
+        after_five = alone.turns[5].start
+        assert t.verdict.at == after_five, "the answer of the fifth turn was read, the sixth reply was not sampled"
+        if t.outcome.ending is Ending.STOPPED:
+            assert len(t) == after_five and len(t.turns) == 5 and t.weight == 0
+        else:
+            assert t.outcome == alone.outcome and len(t) == len(alone) and t.weight == pytest.approx(1 / 0.3)
+    assert all(t.verdict is None and t.weight == 1 for t in free)
+
+
+def test_looks_are_made_when_due_only() -> None:
+    seen: list[list[int]] = []
+
+    def score(ts: Sequence[Trajectory]) -> list[Trajectory]:
+        seen.append([len(t.turns) for t in ts])
+        return says(lambda t: 0.5)(ts)
+
+    job = Long()
+    orders = attempts(list(job.tasks("train", 2)), repeats=2, prefix="t", seed=0)
+    for jobs, looks in ((frozenset({"long"}), [[3] * 4, [6] * 4]), (frozenset[str](), [])):
+        seen.clear()
+        oversight = Oversight(score, [Stopping(StoppingConfig(every=3), jobs)])
+        played = list(rollout(ScriptedEngine(lambda read: SAID), RENDERER, {"long": job}, orders, oversight=oversight))
+        assert seen == looks, "those that are due together are read in one batch"
+        assert len(played) == 4
+
+
+def test_both_ends_are_stopped_and_what_lies_between_goes_on() -> None:
+    rule = Stopping(StoppingConfig(every=1, low=0.1, high=0.9, play_out=1e-9), frozenset({"long"}))
+    values = [0.0, 0.09, 0.1, 0.5, 0.9, 0.91, 1.0]
+    decisions = rule.decide([Watched(i, make_trajectory([v], [], [])) for i, v in enumerate(values)])
+    assert [d.stop for d in decisions] == [True, True, False, False, False, True, True]
+    assert decisions[3] is GO_ON
+
+
+def test_the_coin_follows_from_the_episodes_seed_alone() -> None:
+    rule = Stopping(StoppingConfig(every=1, play_out=0.5), frozenset({"long"}))
+    watched = [Watched(seed, make_trajectory([0.01], [], [])) for seed in range(64)]
+    together = [d.stop for d in rule.decide(watched)]
+    assert together == [rule.decide([w])[0].stop for w in watched]
+    assert 10 < sum(together) < 54  # a fair coin leaves this range once in 100 million times
+
+
+@pytest.mark.parametrize("value", [0.01, 0.99])
+def test_figures_are_unbiased_however_wrong_v_is(value: float) -> None:
+    """Of 20,000 episodes that V would stop, 40% end well. The estimate's standard error is at most
+    sqrt((1 - share) / share * max(value, 1 - value)^2 / 20,000) = 0.021; five of them are exceeded once in two
+    million times."""
+    config, n = StoppingConfig(every=1, play_out=0.1), 20_000
+    rewards = (np.random.default_rng(1).random(n) < 0.4).astype(float)
+    rule = Stopping(config, frozenset({"job"}))
+    decisions = rule.decide([Watched(seed, make_trajectory([value], [], [])) for seed in range(n)])
+    estimates: list[float] = []
+    weights: list[float] = []
+    for reward, decision in zip(rewards, decisions, strict=True):
+        outcome = Outcome(0.0, Ending.STOPPED) if decision.stop else Outcome(float(reward), Ending.TERMINATED)
+        t = replace(make_trajectory([value], [], []), outcome=outcome, verdict=decision.verdict)
+        weights.append(t.weight)
+        estimates.append(completed(t, t.outcome.reward))
+    error = np.sqrt((1 - config.play_out) / config.play_out / n) * max(value, 1 - value)
+    assert abs(np.mean(estimates) - rewards.mean()) < 5 * error
+    # without the correction it would be far off: stopped episodes have earned nothing
+    assert abs(np.mean([r * (w > 0) for r, w in zip(rewards, weights, strict=True)]) - rewards.mean()) > 0.3
+    # the weights of those that were seen add up to all of them: sd sqrt(0.9 / 0.1 / n) = 0.021
+    assert abs(np.mean(weights) - 1) < 5 * np.sqrt((1 - config.play_out) / config.play_out / n)
+
+
+def test_what_is_reported_is_what_those_played_on_tell() -> None:
+    free = play(None, falling, repeats=20)
+    watched = play(StoppingConfig(every=1, play_out=0.5), falling, repeats=20)
+    report = stopping_report(watched)
+    played_on = [t for t in watched if t.outcome.ending is not Ending.STOPPED]
+    assert report["stopped"] == 1 - len(played_on) / 600
+    # all are equally long here, so the estimate errs by the coin alone: 300 of 600 +- 12 (sd)
+    whole = sum(len(t) for t in free)
+    assert report["stopped_saved"] == pytest.approx(1 - sum(len(t) for t in watched) / whole, abs=5 * 12 / 600)
+    expected = 0.01 - np.mean([t.outcome.reward for t in played_on])
+    assert report["stopped_bias"] == pytest.approx(expected, abs=1e-6)
+    assert stopping_report(free) == {"stopped": 0.0, "stopped_saved": 0.0, "stopped_bias": None}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"low": 0.9, "high": 0.1}, "low must be below high, got 0.9 and 0.1"),
+        ({"play_out": 0.0}, "play_out must lie above 0"),
+        ({"every": -1}, "at least 0, got -1"),
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        StoppingConfig(**wrong)  # type: ignore[arg-type]
