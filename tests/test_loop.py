@@ -322,7 +322,7 @@ def test_exams_in_between_are_on_the_splits_asked_for(tmp_path: Path) -> None:
 
 
 def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
-    stopping = StoppingConfig(every=1, low=0.5, high=0.6, play_out=0.3, skill=-99.0)
+    stopping = StoppingConfig(every=1, hopeless=0.9, play_out=0.3)
     config = replace(CONFIG, jobs=("hops,min_hops=2",), model="apprentice", stopping=stopping, exam_every=0)
     records = finish(config, tmp_path / "whole")
     stopped = [r["hops,min_hops=2/stopped"] for r in records if r["kind"] == "learn"]
