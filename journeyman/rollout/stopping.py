@@ -99,11 +99,13 @@ def threshold(seen: Sequence[Prospect], hopeless: float) -> float:
     """
     if not seen:
         return -math.inf
-    lowest, returns, weights = (np.array(column) for column in zip(*sorted(seen), strict=True))
+    table = np.array(seen)
+    lowest, returns, weights = table[table[:, 0].argsort(kind="stable")].T
     mass = np.cumsum(weights)
     effective = mass**2 / np.cumsum(weights**2)
     mean = np.cumsum(weights * returns) / mass
-    fits = np.flatnonzero((mean * effective + 1) / (effective + 1) < hopeless)
+    whole = np.append(lowest[1:] > lowest[:-1], True)  # all that are as low stand before here
+    fits = np.flatnonzero(whole & ((mean * effective + 1) / (effective + 1) < hopeless))
     return float(np.nextafter(lowest[fits[-1]], math.inf)) if len(fits) else -math.inf
 
 

@@ -124,6 +124,8 @@ def test_hopeless_is_where_hardly_any_succeeded() -> None:
     assert threshold(better[::-1], 0.05) == threshold(better, 0.05) < threshold(better, 0.2)
     assert threshold([(0.01, 1.0, 1.0), *failed], 0.05) == -math.inf, "a success at the very bottom"
     assert threshold([], 0.5) == -math.inf
+    alike = [(0.1, float(i == 29), 1.0) for i in range(30)]
+    assert threshold(alike, 0.05) == -math.inf, "where V says the same of all, none is below the others"
 
 
 def test_those_played_on_speak_for_those_that_were_stopped() -> None:
@@ -131,6 +133,7 @@ def test_those_played_on_speak_for_those_that_were_stopped() -> None:
     many = [(0.01 * i, float(i == 30), 10.0) for i in range(60)]
     same = [(0.01 * i, float(i == 30), 1.0) for i in range(60)]
     assert threshold(many, 0.05) == threshold(same, 0.05) == pytest.approx(0.59)
+    assert threshold([list(p) for p in many], 0.05) == threshold(many, 0.05), "as a checkpoint gives them back"  # type: ignore[misc]
     mixed = [*((0.1, 0.0, 1.0) for _ in range(100)), *((0.0, 1.0, 10.0) for _ in range(1))]
     assert threshold(mixed, 0.05) == -math.inf < threshold([*mixed[:100], (0.0, 1.0, 1.0)], 0.05)
 
