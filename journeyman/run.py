@@ -28,6 +28,7 @@ import torch
 
 from journeyman.errors import CheckpointError, RunError
 from journeyman.experience.store import Store
+from journeyman.rollout.stopping import Prospect
 
 KEEP = 2
 """Checkpoints kept: the last, and one before it in case the last is damaged."""
@@ -46,7 +47,7 @@ class Progress:
         taught: those of the replies that teachers gave.
         seconds: time spent so far, over all sittings.
         foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
-        skill: by job, how well V foresaw the last steps' fresh episodes (docs/metrics.md); newest last.
+        prospects: by job and for each of the last steps, how low V fell and what came of it (rollout/stopping.py).
     """
 
     phase: str = "school"
@@ -57,7 +58,7 @@ class Progress:
     taught: int = 0
     seconds: float = 0.0
     foresight: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
-    skill: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    prospects: dict[str, list[list[Prospect]]] = field(default_factory=dict[str, list[list[Prospect]]])
 
 
 @dataclass

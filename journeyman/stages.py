@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from journeyman.engine.native import NativeEngine
 from journeyman.exam.calibration import value_at
 from journeyman.exam.exam import ExamConfig, examine, splits_of
 from journeyman.exam.platt import calibrate
-from journeyman.exam.stats import auc, explained_variance, skill
+from journeyman.exam.stats import auc, explained_variance
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
@@ -41,7 +42,7 @@ from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Oversight, Rule
 from journeyman.rollout.runner import attempts, environments_for, rollout
-from journeyman.rollout.stopping import Stopping, as_stopped, completed, stopping_report
+from journeyman.rollout.stopping import Stopping, as_stopped, completed, prospects, stopping_report, threshold
 from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
@@ -206,9 +207,14 @@ def oversight(s: Learning) -> Oversight | None:
     if s.teacher is not None:
         rules.append(Asking(asking, s.teacher, s.progress.turns, s.progress.taught))
     if stopping.every:
-        known = {job for job, found in s.progress.skill.items() if np.mean(found) >= stopping.skill}
-        rules.append(Stopping(stopping, frozenset(known)))
+        rules.append(Stopping(stopping, hopeless_below(s)))
     return Oversight(s.learner.score, rules) if rules else None
+
+
+def hopeless_below(s: Learning) -> dict[str, float]:
+    """By job, the V below which lately hardly any episode came to anything."""
+    share = s.config.stopping.hopeless
+    return {job: threshold(list(chain.from_iterable(steps)), share) for job, steps in s.progress.prospects.items()}
 
 
 def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: int) -> Teacher | None:
@@ -321,13 +327,11 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
         record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
         if s.learner.value is not None:
-            known = knowing(usable(own))
-            record |= {f"{name}/{key}": amount for key, amount in known.items()}
-            if known.get("value/skill") is not None:
-                history = s.progress.skill.setdefault(name, [])
-                history[:] = [*history, known["value/skill"]][-RECENT:]
+            record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
         if s.config.stopping.every:
             record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
+            steps = s.progress.prospects.setdefault(name, [])
+            steps[:] = [*steps, prospects(usable(own), s.config.stopping.every)][-RECENT:]
         if s.teacher is not None:
             speakers = [turn.by for t in own for turn in t.turns]
             record[f"{name}/taught"] = speakers.count("teacher") / max(len(speakers), 1)
@@ -349,7 +353,6 @@ def knowing(episodes: Sequence[Trajectory]) -> Record:
     record: Record = {
         "value/mean": float(np.mean([value_at(t, 0.0) for t in alone])),
         "value/explained_variance": explained_variance(halves, rewards, weights),
-        "value/skill": skill(halves, rewards, weights),
     }
     for percent in (25, 50, 75):
         record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in seen], solved, weights)

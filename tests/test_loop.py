@@ -46,6 +46,11 @@ CONFIG = LearnConfig(
     threads=1,
 )
 
+PRACTICE = replace(
+    CONFIG, jobs=("hops,min_hops=2",), model="apprentice", school=SchoolConfig(demonstrations=0), exam_every=0
+)
+"""A job that is solved at times from the start."""
+
 
 def finish(config: LearnConfig, folder: Path) -> list[Record]:
     return list(learn(config, folder))
@@ -322,8 +327,8 @@ def test_exams_in_between_are_on_the_splits_asked_for(tmp_path: Path) -> None:
 
 
 def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
-    stopping = StoppingConfig(every=1, low=0.5, high=0.6, play_out=0.3, skill=-99.0)
-    config = replace(CONFIG, jobs=("hops,min_hops=2",), model="apprentice", stopping=stopping, exam_every=0)
+    stopping = StoppingConfig(every=1, hopeless=0.9, play_out=0.3)
+    config = replace(PRACTICE, stopping=stopping)
     records = finish(config, tmp_path / "whole")
     stopped = [r["hops,min_hops=2/stopped"] for r in records if r["kind"] == "learn"]
     assert stopped[0] == 0 < stopped[-1] < 1, "nobody is stopped during the warm-up"
@@ -342,7 +347,7 @@ def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
 
 def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path) -> None:
     asking = AskingConfig(budget=0.1, enough=1.0, replies=4, rehearsals=2)
-    config = replace(CONFIG, jobs=("hops,min_hops=2",), model="apprentice", asking=asking, exam_every=0)
+    config = replace(PRACTICE, asking=asking)
     steps = [r for r in finish(config, tmp_path / "whole") if r["kind"] == "learn"]
     assert all(r["taught"] <= 0.1 * r["turns"] for r in steps)
     assert [r["hops,min_hops=2/taught"] > 0 for r in steps] == [False] + [True] * 5, "not during the warm-up"

@@ -107,17 +107,6 @@ def explained_variance(predictions: Floats, targets: Floats, weights: Floats | N
     return 1 - variances[0] / variances[1]
 
 
-def skill(predictions: Floats, targets: Floats, weights: Floats | None = None) -> float | None:
-    """1 - mean((target - prediction)^2) / Var(target): what :func:`explained_variance` is, but that a bias counts as an
-    error, too (Murphy 1988, Mon. Weather Rev. 116, eq. 4). None if all targets are equal."""
-    target, prediction = np.asarray(targets, float), np.asarray(predictions, float)
-    explained = explained_variance(prediction, target, weights)
-    if explained is None:
-        return None
-    bias = float(np.average(target - prediction, weights=weights))
-    return explained - bias**2 / float(np.cov(target, ddof=0, aweights=weights))
-
-
 def reliability(predictions: Floats, labels: Floats, bins: int = 10) -> list[tuple[float, float, int]]:
     """(mean predicted, share observed, count) of each filled bin of equal width on [0, 1]."""
     prediction, label = np.asarray(predictions, float), np.asarray(labels, float)

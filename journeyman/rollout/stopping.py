@@ -1,9 +1,13 @@
-"""Stopping: episodes whose end V already knows are not played to it, but for a random share.
+"""Stopping: episodes that V has given up are not played to their end, but for a random share.
 
-An episode has a *verdict* at the first look at which V is below `low` or above `high`. Then a coin, thrown by the
-episode's own seed, decides: with chance `play_out` it is played on as if nothing had been said, otherwise it ends as
-`stopped`. Since the coin knows nothing of the episode, those played on stand for all that had a verdict: whatever is
-averaged over episodes stays unbiased, however wrong V is, if each is completed as
+Where V gives an episode up is not said beforehand: a V of 0.1 may mean one success in six, or none in a hundred. It is
+read off the last steps' episodes (:func:`threshold`): the highest value below which hardly any of them succeeded.
+Where V cannot tell, or lags behind a policy that has just improved, there is no such value, and nothing is stopped.
+
+An episode has a *verdict* at the first look at which V is below that. Then a coin, thrown by the episode's own seed,
+decides: with chance `play_out` it is played on as if nothing had been said, otherwise it ends as `stopped`. Since the
+coin knows nothing of the episode, those played on stand for all that had a verdict: whatever is averaged over episodes
+stays unbiased, however wrong V is, if each is completed as
 
     V + w (seen - V),    w = 0 where it was stopped, 1 / play_out where it was played on
 
@@ -13,7 +17,8 @@ Wretman 1976, eq. 2.4). The better V, the less the few that were played on shake
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,21 +37,14 @@ class StoppingConfig:
 
     every: int = 0
     """Turns between looks, each of which costs V a reading of the whole episode; 0: no episode is stopped."""
-    low: float = 0.05
-    """Below this V an episode is hopeless."""
-    high: float = 0.95
-    """Above this V its success is certain."""
+    hopeless: float = 0.05
+    """An episode is hopeless where V is so low that lately the mean return of those as low was below this."""
     play_out: float = 0.1
     """Share of such episodes that is played to the end, so that figures stay unbiased and V hears where it errs."""
-    skill: float = 0.1
-    """What V must have foreseen of the outcomes of a job's last episodes before it stops any there: 1 is everything, 0
-    no more than their mean; a V that lags behind the policy falls below it."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
             raise UsageError(f"stopping: every must be at least 0, got {self.every}")
-        if not self.low < self.high:
-            raise UsageError(f"stopping: low must be below high, got {self.low} and {self.high}")
         if not 0 < self.play_out <= 1:
             raise UsageError(
                 f"stopping: play_out must lie above 0 and at most at 1, got {self.play_out}",
@@ -58,24 +56,57 @@ class Stopping(Rule):
     """The rule as :class:`Oversight` applies it.
 
     Args:
-        jobs: those that V knows well enough.
+        below: by job, the V below which an episode is hopeless; -inf, or no entry: none is.
     """
 
-    def __init__(self, config: StoppingConfig, jobs: frozenset[str]) -> None:
-        self.config, self.jobs = config, jobs
+    def __init__(self, config: StoppingConfig, below: Mapping[str, float]) -> None:
+        self.config, self.below = config, below
 
     def due(self, job: str, turns: Sequence[Turn]) -> bool:
-        return job in self.jobs and len(turns) > 0 and len(turns) % self.config.every == 0
+        return self.below.get(job, -math.inf) > -math.inf and len(turns) > 0 and len(turns) % self.config.every == 0
 
     def decide(self, watched: Sequence[Watched]) -> list[Decision]:
         return [self._decision(w) for w in watched]
 
     def _decision(self, watched: Watched) -> Decision:
-        c, value = self.config, watched.value
-        if c.low <= value <= c.high:
+        value, share = watched.value, self.config.play_out
+        if value >= self.below[watched.trajectory.task.job]:
             return GO_ON
-        played_on = np.random.default_rng((watched.seed, COIN)).random() < c.play_out
-        return Decision(Verdict(len(watched.trajectory), value, c.play_out), stop=not played_on)
+        played_on = np.random.default_rng((watched.seed, COIN)).random() < share
+        return Decision(Verdict(len(watched.trajectory), value, share), stop=not played_on)
+
+
+Prospect = tuple[float, float, float]
+"""Of an episode that was seen to its end: the lowest V at a look, its return, and its weight."""
+
+
+def prospects(trajectories: Sequence[Trajectory], every: int) -> list[Prospect]:
+    """What :func:`threshold` learns from episodes along which V is written; those too short for a look have none."""
+    found: list[Prospect] = []
+    for t in trajectories:
+        looks = [float(t.values[turn.start - 1]) for turn in t.turns[every::every]]
+        if looks and t.weight:
+            found.append((min(looks), t.outcome.reward, t.weight))
+    return found
+
+
+def threshold(seen: Sequence[Prospect], hopeless: float) -> float:
+    """The highest V such that episodes of which some look was below it had a mean return below `hopeless`.
+
+    The mean is taken with one success more, so that a few failures in a row prove nothing (Laplace); of weighted
+    episodes there are as many as Kish's effective sample size says (1965): (sum w)^2 / sum w^2. -inf where there is
+    no such value.
+    """
+    if not seen:
+        return -math.inf
+    table = np.array(seen)
+    lowest, returns, weights = table[table[:, 0].argsort(kind="stable")].T
+    mass = np.cumsum(weights)
+    effective = mass**2 / np.cumsum(weights**2)
+    mean = np.cumsum(weights * returns) / mass
+    whole = np.append(lowest[1:] > lowest[:-1], True)  # all that are as low stand before here
+    fits = np.flatnonzero(whole & ((mean * effective + 1) / (effective + 1) < hopeless))
+    return float(np.nextafter(lowest[fits[-1]], math.inf)) if len(fits) else -math.inf
 
 
 def completed(trajectory: Trajectory, seen: float) -> float:

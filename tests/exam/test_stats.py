@@ -18,7 +18,6 @@ from journeyman.exam.stats import (
     mean_interval,
     paired_difference,
     reliability,
-    skill,
 )
 from tests.learn.helpers import make_trajectory
 
@@ -75,14 +74,6 @@ def test_small_measures() -> None:
     assert explained_variance([0.3, 0.3], [0.0, 1.0]) == 0
     assert explained_variance([0.3, 0.3], [1.0, 1.0]) is None
     assert reliability([0.05, 0.06, 1.0], [0.0, 1.0, 1.0]) == [(pytest.approx(0.055), 0.5, 2), (1.0, 1.0, 1)]
-
-
-def test_skill_counts_bias_as_an_error() -> None:
-    rewards = [0.0, 1.0, 1.0, 0.0]
-    assert skill([0.2, 0.8, 0.8, 0.2], rewards) == pytest.approx(1 - 0.04 / 0.25)
-    assert skill([0.4, 1.0, 1.0, 0.4], rewards) == pytest.approx(1 - 0.08 / 0.25)
-    assert explained_variance([0.4, 1.0, 1.0, 0.4], rewards) == pytest.approx(1 - 0.04 / 0.25)
-    assert skill([0.5, 0.5], [1.0, 1.0]) is None
 
 
 def test_pairing_removes_what_is_common() -> None:

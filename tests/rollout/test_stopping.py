@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,8 +16,16 @@ from journeyman.model.load import load
 from journeyman.model.render import Renderer
 from journeyman.rollout.oversight import GO_ON, Oversight, Watched
 from journeyman.rollout.runner import attempts, rollout
-from journeyman.rollout.stopping import Stopping, StoppingConfig, completed, stopping_report
-from journeyman.types import Ending, Message, Outcome, StepResult, Task, Trajectory
+from journeyman.rollout.stopping import (
+    Stopping,
+    StoppingConfig,
+    as_stopped,
+    completed,
+    prospects,
+    stopping_report,
+    threshold,
+)
+from journeyman.types import Ending, Message, Outcome, StepResult, Task, Trajectory, Verdict
 from tests.learn.helpers import make_trajectory
 
 RENDERER = Renderer(load("apprentice").tokenizer)
@@ -53,7 +62,7 @@ def says(value: Callable[[Trajectory], float]) -> Callable[[Sequence[Trajectory]
 
 def play(config: StoppingConfig | None, value: Callable[[Trajectory], float], repeats: int = 4) -> list[Trajectory]:
     job = Long()
-    rules = [] if config is None else [Stopping(config, frozenset({"long"}))]
+    rules = [] if config is None else [Stopping(config, {"long": 0.1})]
     orders = attempts(list(job.tasks("train")), repeats=repeats, prefix="t", seed=0)
     oversight = Oversight(says(value), rules)
     played = rollout(ScriptedEngine(lambda read: SAID), RENDERER, {"long": job}, orders, oversight=oversight)
@@ -90,38 +99,82 @@ def test_looks_are_made_when_due_only() -> None:
 
     job = Long()
     orders = attempts(list(job.tasks("train", 2)), repeats=2, prefix="t", seed=0)
-    for jobs, looks in ((frozenset({"long"}), [[3] * 4, [6] * 4]), (frozenset[str](), [])):
+    for below, looks in (({"long": 0.1}, [[3] * 4, [6] * 4]), ({"long": -math.inf}, []), ({}, [])):
         seen.clear()
-        oversight = Oversight(score, [Stopping(StoppingConfig(every=3), jobs)])
+        oversight = Oversight(score, [Stopping(StoppingConfig(every=3), below)])
         played = list(rollout(ScriptedEngine(lambda read: SAID), RENDERER, {"long": job}, orders, oversight=oversight))
         assert seen == looks, "those that are due together are read in one batch"
         assert len(played) == 4
 
 
-def test_both_ends_are_stopped_and_what_lies_between_goes_on() -> None:
-    rule = Stopping(StoppingConfig(every=1, low=0.1, high=0.9, play_out=1e-9), frozenset({"long"}))
-    values = [0.0, 0.09, 0.1, 0.5, 0.9, 0.91, 1.0]
+def test_what_is_not_hopeless_goes_on() -> None:
+    rule = Stopping(StoppingConfig(every=1, play_out=1e-9), {"job": 0.1})
+    values = [0.0, 0.09, 0.1, 0.5, 1.0]
     decisions = rule.decide([Watched(i, make_trajectory([v], [], [])) for i, v in enumerate(values)])
-    assert [d.stop for d in decisions] == [True, True, False, False, False, True, True]
+    assert [d.stop for d in decisions] == [True, True, False, False, False]
     assert decisions[3] is GO_ON
 
 
+def test_hopeless_is_where_hardly_any_succeeded() -> None:
+    failed = [(0.01 * i, 0.0, 1.0) for i in range(30)]
+    assert threshold(failed[:19], 0.05) == -math.inf, "one success more would be one in 20"
+    assert 0.19 < threshold(failed[:20], 0.05) == pytest.approx(0.19)
+    better = [*failed, *((0.01 * i, 1.0, 1.0) for i in range(30, 60))]
+    assert threshold(better, 0.05) == pytest.approx(0.29)
+    assert threshold(better[::-1], 0.05) == threshold(better, 0.05) < threshold(better, 0.2)
+    assert threshold([(0.01, 1.0, 1.0), *failed], 0.05) == -math.inf, "a success at the very bottom"
+    assert threshold([], 0.5) == -math.inf
+    alike = [(0.1, float(i == 29), 1.0) for i in range(30)]
+    assert threshold(alike, 0.05) == -math.inf, "where V says the same of all, none is below the others"
+
+
+def test_those_played_on_speak_for_those_that_were_stopped() -> None:
+    """Ten of weight 10 are no more evidence than ten, and one success among them is as one in ten."""
+    many = [(0.01 * i, float(i == 30), 10.0) for i in range(60)]
+    same = [(0.01 * i, float(i == 30), 1.0) for i in range(60)]
+    assert threshold(many, 0.05) == threshold(same, 0.05) == pytest.approx(0.59)
+    assert threshold([list(p) for p in many], 0.05) == threshold(many, 0.05), "as a checkpoint gives them back"  # type: ignore[misc]
+    mixed = [*((0.1, 0.0, 1.0) for _ in range(100)), *((0.0, 1.0, 10.0) for _ in range(1))]
+    assert threshold(mixed, 0.05) == -math.inf < threshold([*mixed[:100], (0.0, 1.0, 1.0)], 0.05)
+
+
+def test_prospects_are_the_lowest_looks_of_what_was_seen() -> None:
+    values = [0.9, 0.8, 0.2, 0.7, 0.5, 0.6, 0.4, 0.1]
+    t = make_trajectory(values, [(1, 2), (3, 4), (5, 6), (7, 8)], [0.0, 0.0, 0.0, 1.0])  # looks at V of 2, 4 and 6
+    assert prospects([t], 1) == [(pytest.approx(0.2), 1.0, 1.0)]
+    assert prospects([t], 2) == [(pytest.approx(0.5), 1.0, 1.0)]
+    assert prospects([t], 4) == [], "it ended before a look"
+    verdict = Verdict(7, 0.4, 0.25)
+    stopped = replace(t, verdict=verdict, outcome=Outcome(0.0, Ending.STOPPED))
+    assert prospects([replace(t, verdict=verdict), stopped], 1) == [(pytest.approx(0.2), 1.0, 4.0)]
+
+
+def test_as_stopped_is_the_episode_up_to_its_verdict() -> None:
+    t = play(StoppingConfig(every=1, play_out=1.0), falling)[0]
+    early = as_stopped(t)
+    assert t.verdict and len(early) == t.verdict.at and early.turns == t.turns[:5]
+    assert early.outcome == Outcome(0.0, Ending.STOPPED) and as_stopped(early) is early
+    assert early.tokens.tolist() == t.tokens[: len(early)].tolist() and len(early.values) == len(early)
+    free = play(None, falling)[0]
+    assert as_stopped(free) is free
+
+
 def test_the_coin_follows_from_the_episodes_seed_alone() -> None:
-    rule = Stopping(StoppingConfig(every=1, play_out=0.5), frozenset({"long"}))
+    rule = Stopping(StoppingConfig(every=1, play_out=0.5), {"job": 0.1})
     watched = [Watched(seed, make_trajectory([0.01], [], [])) for seed in range(64)]
     together = [d.stop for d in rule.decide(watched)]
     assert together == [rule.decide([w])[0].stop for w in watched]
     assert 10 < sum(together) < 54  # a fair coin leaves this range once in 100 million times
 
 
-@pytest.mark.parametrize("value", [0.01, 0.99])
+@pytest.mark.parametrize("value", [0.01, 0.6])
 def test_figures_are_unbiased_however_wrong_v_is(value: float) -> None:
     """Of 20,000 episodes that V would stop, 40% end well. The estimate's standard error is at most
     sqrt((1 - share) / share * max(value, 1 - value)^2 / 20,000) = 0.021; five of them are exceeded once in two
     million times."""
     config, n = StoppingConfig(every=1, play_out=0.1), 20_000
     rewards = (np.random.default_rng(1).random(n) < 0.4).astype(float)
-    rule = Stopping(config, frozenset({"job"}))
+    rule = Stopping(config, {"job": 1.0})
     decisions = rule.decide([Watched(seed, make_trajectory([value], [], [])) for seed in range(n)])
     estimates: list[float] = []
     weights: list[float] = []
@@ -155,7 +208,6 @@ def test_what_is_reported_is_what_those_played_on_tell() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"low": 0.9, "high": 0.1}, "low must be below high, got 0.9 and 0.1"),
         ({"play_out": 0.0}, "play_out must lie above 0"),
         ({"every": -1}, "at least 0, got -1"),
     ],
