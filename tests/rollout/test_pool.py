@@ -74,8 +74,8 @@ def gone(folder: Path) -> bool:
     assert pids, "there were none"
     for _ in range(500):
         states = subprocess.run(["ps", "-o", "stat=", "-p", ",".join(pids)], capture_output=True, text=True).stdout
-        if all(state.startswith("Z") for state in states.split()):
-            return True
+        if all(state.startswith("Z") and "l" not in state for state in states.split()):
+            return True  # of a dead leader ("Zl") other threads may still hold the pipes open
         time.sleep(0.01)
     return False
 
