@@ -8,11 +8,13 @@ A *decision* is where credit is given: every sampled token, or (for jobs of seve
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from journeyman.errors import UsageError
 from journeyman.types import Ending, FloatArray, IntArray, Trajectory
@@ -26,7 +28,7 @@ REACH = 0.05
 RECENT = 4
 """Steps by which V is trusted: one alone is noisy, and V changes."""
 
-LITTLE = 0.05
+LITTLE = 0.02
 """A V that says less than this share of the returns' variance is trusted by less than half, however true it is: what is
 true of so little cannot be measured within :data:`RECENT` steps of a hundred episodes."""
 
@@ -83,8 +85,7 @@ def group_advantages(
         groups.setdefault(t.group, []).append(amount)
     means = {group: float(np.mean(rewards)) for group, rewards in groups.items()}
     scales = {group: 1 / (float(np.std(rewards)) + 1e-6) if divide_by_std else 1.0 for group, rewards in groups.items()}
-    others = [mean for mean, _ in _others(trajectories, returns)]
-    baselines = others if leave_one_out else [means[t.group] for t in trajectories]
+    baselines = _others(trajectories, returns) if leave_one_out else [means[t.group] for t in trajectories]
     return [
         t.mask * np.float32((amount - baseline) * scales[t.group])
         for t, amount, baseline in zip(trajectories, returns, baselines, strict=True)
@@ -152,7 +153,7 @@ def blend(
     ours = gae(trajectories, gamma=gamma, lam=lam, unit=unit, bootstrap_truncated=bootstrap_truncated)
     returns = [float(_returns(t, gamma, unit, bootstrap_truncated)[:1].sum()) for t in trajectories]
     blended: list[FloatArray] = []
-    for t, advantages, amount, (baseline, _) in zip(
+    for t, advantages, amount, baseline in zip(
         trajectories, ours, returns, _others(trajectories, returns), strict=True
     ):
         theirs = (t.mask * (amount - baseline)).astype(np.float32)
@@ -166,30 +167,29 @@ def blend(
 def foresight(
     trajectories: Sequence[Trajectory], *, gamma: float = 1.0, unit: Unit = "token", bootstrap_truncated: bool = True
 ) -> tuple[float, float] | None:
-    """How much V says of these episodes beyond what their groups say, and how much of that came true.
+    """How much V says of these episodes beyond how hard their tasks are, and how much of that came true.
 
-    With B the mean return of the m others, as in :func:`blend`: `said` is the mean of (V - B)^2 over all decisions, and
-    `true` that of (G - B)(V - B), G being the return still to come; both as shares of the variance of returns within
-    groups, and without what B itself varies by. They are equal for a V that is right on average; 2 true - said is its
-    explained variance beyond the group's; true / said is the weight of V in the mixture of both that explains most.
+    Over all decisions of a group, which count alike as in the policy's loss, `said` is the variance of V and `true` its
+    covariance with G, the return still to come, both as shares of the variance of G. true / said is the slope of
+    returns on V: 1 for a V that is right on average, and the weight of V that explains most. 2 true - said is V's
+    explained variance within groups.
 
-    Decisions count alike, as in the policy's loss. Episodes whose return ends in V are left out, for there V would be
-    its own witness.
+    Episodes that are alone in their groups are one group of their job. Those whose return ends in V are left out, for
+    there V would be its own witness.
 
     Returns:
-        (said, true); None where the episodes of each group ended alike.
+        (said, true); None where all episodes of each group ended alike.
     """
     judged = [t for t in trajectories if not _ends_in_value(t, bootstrap_truncated)]
-    returns = [_returns(t, gamma, unit, bootstrap_truncated).astype(float) for t in judged]
-    totals = [float(amounts[:1].sum()) for amounts in returns]
-    said = true = spread = 0.0
-    for t, amounts, total, (baseline, m) in zip(judged, returns, totals, _others(judged, totals), strict=True):
-        if m:
-            beyond = t.values[decisions(t, unit) - 1].astype(float) - baseline
-            variance = len(amounts) * (total - baseline) ** 2 * m / (m + 1)
-            said += float((beyond**2).sum()) - variance / m
-            true += float(((amounts - baseline) * beyond).sum()) - variance / m
-            spread += variance
+    sizes = Counter(t.group for t in judged)
+    groups: dict[tuple[str, str], list[npt.NDArray[np.float64]]] = {}
+    for t in judged:
+        group = ("group", t.group) if sizes[t.group] > 1 else ("job", t.task.job)
+        returns, values = _returns(t, gamma, unit, bootstrap_truncated), t.values[decisions(t, unit) - 1]
+        groups.setdefault(group, []).append(np.stack([returns, values]).astype(float))
+    pairs = [np.concatenate(parts, 1) for parts in groups.values()]
+    apart = [pair - pair.mean(1, keepdims=True) for pair in pairs]
+    spread, true, said = (float(sum((x[i] * x[j]).sum() for x in apart)) for i, j in ((0, 0), (0, 1), (1, 1)))
     return (said / spread, true / spread) if spread else None
 
 
@@ -201,7 +201,7 @@ def trust(history: Sequence[tuple[float, float]]) -> float:
     """
     recent = history[-RECENT:]
     said, true = (sum(step[place] for step in recent) for place in (0, 1))
-    weight = true / (max(said, 0.0) + LITTLE * len(recent)) if recent else 0.0
+    weight = true / (said + LITTLE * len(recent)) if recent else 0.0
     return min(max(weight, 0.0), 1.0) if np.isfinite(weight) else 0.0
 
 
@@ -256,9 +256,8 @@ def _ends_in_value(t: Trajectory, bootstrap_truncated: bool) -> bool:
     return ending is Ending.STOPPED or (bootstrap_truncated and ending is Ending.TRUNCATED)
 
 
-def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> list[tuple[float, int]]:
-    """For each trajectory the mean return of the others of its group, or of its job where it is alone in its group, and
-    how many these are. Alone in both it is compared with itself: nothing can be said of it."""
+def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> list[float]:
+    """For each trajectory the mean return of the others of its group; of its job, where it is alone in its group."""
     counts: dict[tuple[str, str], int] = {}
     sums: dict[tuple[str, str], float] = {}
     pools = [(("group", t.group), ("job", t.task.job)) for t in trajectories]
@@ -266,12 +265,13 @@ def _others(trajectories: Sequence[Trajectory], returns: Sequence[float]) -> lis
         for pool in own:
             counts[pool] = counts.get(pool, 0) + 1
             sums[pool] = sums.get(pool, 0.0) + amount
-    found: list[tuple[float, int]] = []
+    means: list[float] = []
     for (group, job), amount in zip(pools, returns, strict=True):
         pool = group if counts[group] > 1 else job
         others = counts[pool] - 1
-        found.append(((sums[pool] - amount) / others if others else amount, others))
-    return found
+        # alone in both it is compared with itself: nothing can be said of it
+        means.append((sums[pool] - amount) / others if others else amount)
+    return means
 
 
 def _spread(t: Trajectory, advantages: FloatArray, unit: Unit) -> FloatArray:
