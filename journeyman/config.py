@@ -20,6 +20,12 @@ from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
 
 
+AUTO = -1
+"""In place of a number: what goes well with the jobs, see :func:`journeyman.recipes.settled`."""
+LEFT_OPEN = ("tasks", "repeats", "replay", "policy_replay", "value_warmup")
+"""What may be :data:`AUTO`."""
+
+
 def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
     """:class:`LoRAConfig` as the command line has it, where what is not given cannot be None.
 
@@ -50,10 +56,10 @@ class LearnConfig:
     Face folder or Hub name."""
     steps: int = 100
     """Learning steps."""
-    tasks: int = 16
-    """Tasks of each job in one step."""
-    repeats: int = 8
-    """Episodes of each task in one step: its group."""
+    tasks: int = AUTO
+    """Tasks of each job in one step; -1: 32 where each is played once, else 16."""
+    repeats: int = AUTO
+    """Episodes of each task in one step: its group; -1: 1 for credit from V alone on jobs of several turns, else 8."""
     seed: int = 0
     """Fixes everything random."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
@@ -75,13 +81,16 @@ class LearnConfig:
     lora: Annotated[LoRAConfig | None, tyro.conf.arg(constructor=lora_options)] = None
     """Let the policy learn by low-rank adapters (2106.09685) instead of all its weights: the optimizer's state
     shrinks with what learns. School, where there is one, comes before and teaches all weights."""
-    value_warmup: int = 4
-    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count."""
-    replay: int = 1
-    """Earlier steps whose episodes the value function learns from again."""
-    policy_replay: int = 0
+    value_warmup: int = AUTO
+    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count. -1: as many as
+    play 256 episodes of a job."""
+    replay: int = AUTO
+    """Earlier steps whose episodes the value function learns from again; -1: 3 where each task is played once, else
+    1."""
+    policy_replay: int = AUTO
     """Earlier steps whose episodes the policy learns from again, warm-up included: by V as it is now, and corrected for
-    the older weights that sampled them by truncated importance weights."""
+    the older weights that sampled them by truncated importance weights. -1: 3 where each task is played once, else
+    0."""
     exam: ExamConfig = field(default_factory=ExamConfig)
     """What is examined before and after, on all splits."""
     exam_every: int = 0
@@ -108,8 +117,10 @@ class LearnConfig:
             ("checkpoint_every", 1),
             ("replay", 0),
             ("policy_replay", 0),
+            ("value_warmup", 0),
         ):
-            if getattr(self, name) < least:
+            left_open = name in LEFT_OPEN and getattr(self, name) == AUTO
+            if getattr(self, name) < least and not left_open:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.lag not in (0, 1):
             raise UsageError(f"lag must be 0 or 1, got {self.lag}")
@@ -120,7 +131,7 @@ class LearnConfig:
                 fix="leave branch.share at 0, or take --credit.rule blend",
             )
         self._check_oversight()
-        if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
+        if self.repeats == 1 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
 
     def _check_oversight(self) -> None:
