@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 import tyro
 
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig
+from journeyman.jobs.base import Job
 from journeyman.learn.credit import CRITIC_FREE, CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
@@ -19,11 +21,17 @@ from journeyman.rollout.branch import BranchConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
 
-
 AUTO = -1
-"""In place of a number: what goes well with the jobs, see :func:`journeyman.recipes.settled`."""
+"""In place of a number: what goes well with the jobs, see :func:`settled`."""
 LEFT_OPEN = ("tasks", "repeats", "replay", "policy_replay", "value_warmup")
 """What may be :data:`AUTO`."""
+
+TURNS = CreditConfig(rule="gae", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
+"""Credit of jobs with several turns: from V alone. docs/value.md has the reasons."""
+ONE_TURN = CreditConfig(rule="blend", unit="token")
+"""Credit of jobs with one turn: by the group, and by V as far as it knows more."""
+WARMUP = 256
+"""Episodes of a job from which V learns before the policy does."""
 
 
 def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
@@ -169,3 +177,28 @@ class LearnConfig:
     def warmup(self) -> int:
         """Steps before the policy's first update."""
         return self.value_warmup if self.uses_value else 0
+
+
+def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
+    """The configuration with everything in it that was left open: what measured best for such jobs (docs/value.md).
+
+    With credit from V alone, each task is played once in a step, steps are small, and policy and V learn again from
+    the last ones. Wherever episodes are compared with their group, tasks are played eight times and learned from once.
+    """
+    credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
+    if credit.rule == "auto":
+        best = TURNS if several else ONE_TURN
+        given = {f.name: getattr(credit, f.name) for f in fields(credit) if getattr(credit, f.name) != f.default}
+        credit = replace(best, **given)
+    alone = several and credit.rule == "gae" and config.repeats in (AUTO, 1)
+    repeats = config.repeats if config.repeats != AUTO else 1 if alone else 8
+    tasks = config.tasks if config.tasks != AUTO else 32 if alone else 16
+    measured = {
+        "tasks": tasks,
+        "repeats": repeats,
+        "replay": 3 if alone else 1,
+        "policy_replay": 3 if alone else 0,
+        "value_warmup": -(-WARMUP // (tasks * repeats)),
+    }
+    left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}
+    return replace(config, credit=credit, **left_open)

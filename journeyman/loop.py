@@ -24,10 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from journeyman import stages
-from journeyman.config import LearnConfig
+from journeyman.config import LearnConfig, settled
 from journeyman.learn.credit import assign
 from journeyman.learn.monte_carlo import sharpened
-from journeyman.recipes import settled
 from journeyman.run import RunFolder
 from journeyman.stages import Record
 

@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields, replace
-
-from journeyman.config import AUTO, LEFT_OPEN, LearnConfig
+from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
-from journeyman.jobs.base import Job
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.model.value import ValueConfig
-
-TURNS = CreditConfig(rule="gae", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
-"""Credit of jobs with several turns: from V alone. docs/value.md has the reasons."""
-ONE_TURN = CreditConfig(rule="blend", unit="token")
-"""Credit of jobs with one turn: by the group, and by V as far as it knows more."""
-WARMUP = 256
-"""Episodes of a job from which V learns before the policy does."""
-
-
-def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
-    """The configuration with everything in it that was left open: what measured best for such jobs (docs/value.md).
-
-    With credit from V alone, each task is played once in a step, steps are small, and policy and V learn again from
-    the last ones. Wherever episodes are compared with their group, tasks are played eight times and learned from once.
-    """
-    credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
-    if credit.rule == "auto":
-        best = TURNS if several else ONE_TURN
-        given = {f.name: getattr(credit, f.name) for f in fields(credit) if getattr(credit, f.name) != f.default}
-        credit = replace(best, **given)
-    alone = several and credit.rule == "gae" and config.repeats in (AUTO, 1)
-    repeats = config.repeats if config.repeats != AUTO else 1 if alone else 8
-    tasks = config.tasks if config.tasks != AUTO else 32 if alone else 16
-    measured = {
-        "tasks": tasks,
-        "repeats": repeats,
-        "replay": 3 if alone else 1,
-        "policy_replay": 3 if alone else 0,
-        "value_warmup": -(-WARMUP // (tasks * repeats)),
-    }
-    left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}
-    return replace(config, credit=credit, **left_open)
 
 
 def demo(seed: int = 0) -> LearnConfig:

@@ -40,7 +40,7 @@ class CreditConfig:
     rule: Literal["auto", "gae", "blend", "grpo", "rloo"] = "auto"
     """gae: from the value function; grpo, rloo: from the other episodes of the group; blend: gae as far as the value
     function has proved right of late, rloo for the rest; auto: gae or blend as goes well with the jobs, with the other
-    settings here that are not given (recipes.py)."""
+    settings here that are not given (config.py, `settled`)."""
     unit: Unit = "turn"
     """What gets credit as a whole: a token or a turn. With one turn per episode, "turn" means the episode."""
     gamma: float = 1.0
