@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from journeyman.errors import UsageError
+from journeyman.errors import UnknownName, UsageError
 from journeyman.learn.credit import Unit, decisions
 from journeyman.search.draft import Draft
 from journeyman.search.player import Order
 from journeyman.types import Trajectory
 
-Name = Literal["correct", "beam", "best", "weighted", "vote"]
+Name = Literal["correct", "beam", "best", "weighted", "vote", "stepwise"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,10 @@ class SearchConfig:
     think: int = 1
     """Tokens for one answer, as a multiple of those of a plain attempt; 1: a plain attempt."""
     strategy: Name = "correct"
-    """correct: go back to where V fell, and try again; beam: try several replies in each turn, and go on from those of
-    the highest V; best: of whole attempts, the one of the highest V; weighted: the answer with the most V; vote: the
-    answer given most often, without V."""
+    """correct: go back to where V fell most, and try again; beam: several replies in each turn, and on from those of
+    the highest V; best: of whole attempts, the one of the highest V; weighted: the last reply with the most V behind
+    it; vote: the last reply given most often, without V; stepwise: in each turn the reply given most often, without
+    V."""
     width: int = 2
     """beam: attempts that go on after each turn."""
     fall: float = 0.1
@@ -39,6 +40,8 @@ class SearchConfig:
     certain success than this ends the search."""
 
     def __post_init__(self) -> None:
+        if self.strategy not in get_args(Name):
+            raise UnknownName("search strategy", self.strategy, get_args(Name))
         for name in ("think", "width"):
             if getattr(self, name) < 1:
                 raise UsageError(f"search: {name} must be at least 1, got {getattr(self, name)}")
@@ -48,7 +51,7 @@ class SearchConfig:
     @property
     def asks_value(self) -> bool:
         """Whether the strategy needs V."""
-        return self.strategy != "vote"
+        return self.strategy not in ("vote", "stepwise")
 
     @property
     def slots(self) -> int:
@@ -133,44 +136,66 @@ def beam(prompt: Draft, budget: Budget) -> Steps:
     """Several replies in each turn; those of the highest V go on (2505.17373, with turns for its blocks).
 
     Drafts that have ended wait aside: V has not heard what came of their last reply, and has of all others'. The search
-    ends with the first that V is content with. Once what is left would not last for another turn of all and then for
-    the rest of a plain attempt, the best draft is played to its end alone.
+    ends with the first that V is content with, or as :func:`lasts` says.
     """
     config = budget.config
     width = min(config.width, max(config.think // 2, 1))
     each = config.think // width
     ended: list[Draft] = []
-    drafts = yield [Order(prompt, seed, turns=1) for seed in (None, *budget.fresh(width * each - 1))]
+    drafts = yield _several(prompt, budget, width * each, turns=1)
     while True:
         ended += [draft for draft in drafts if draft.ended]
         living = ranked([draft for draft in drafts if not draft.ended])[:width]
         if not living or (ended and highest(ended).value > 1 - config.fall):
             return highest(ended)
-        first = living[0]
-        turn = (len(first) - len(prompt)) / len(first.trajectory.turns)
-        if budget.left < width * each * turn + budget.plain - len(first):
-            return highest([*ended, *(yield [Order(first)])])
-        drafts = yield [Order(draft, seed, turns=1) for draft in living for seed in (*budget.fresh(each - 1), None)]
+        if not lasts(budget, prompt, living[0], width * each):
+            return highest([*ended, *(yield [Order(living[0])])])
+        drafts = yield [order for draft in living for order in _several(draft, budget, each, turns=1)]
+
+
+def stepwise(prompt: Draft, budget: Budget) -> Steps:
+    """A majority in each turn: of several replies the one given most often is said. With a single turn it is `vote`."""
+    think = budget.config.think
+    drafts = yield _several(prompt, budget, think, turns=1)
+    while True:
+        said = elected(drafts, counted)
+        if said.ended:
+            return said
+        if not lasts(budget, prompt, said, think):
+            return (yield [Order(said)])[0]
+        drafts = yield _several(said, budget, think, turns=1)
+
+
+def lasts(budget: Budget, prompt: Draft, draft: Draft, count: int) -> bool:
+    """Whether the tokens left last for another turn of so many, and then for the rest of a plain attempt. If not, the
+    draft is played to its end alone."""
+    turn = (len(draft) - len(prompt)) / len(draft.trajectory.turns)
+    return budget.left >= count * turn + budget.plain - len(draft)
 
 
 def best(prompt: Draft, budget: Budget) -> Steps:
     """Best of n (2110.14168): the attempt of the highest V at its end."""
-    return highest((yield _several(prompt, budget)))
+    return highest((yield _several(prompt, budget, budget.config.think)))
 
 
 def vote(prompt: Draft, budget: Budget) -> Steps:
-    """Self-consistency (2203.11171): the answer given most often. V is not asked."""
-    return elected((yield _several(prompt, budget)), lambda draft: 1.0)
+    """Self-consistency (2203.11171): the last reply given most often. V is not asked."""
+    return elected((yield _several(prompt, budget, budget.config.think)), counted)
 
 
 def weighted(prompt: Draft, budget: Budget) -> Steps:
     """The same, where each attempt votes with its V (2206.02336; 2505.17373)."""
-    return elected((yield _several(prompt, budget)), lambda draft: max(draft.value, 0.0))
+    return elected((yield _several(prompt, budget, budget.config.think)), lambda draft: max(draft.value, 0.0))
 
 
-def _several(prompt: Draft, budget: Budget) -> list[Order]:
-    """`think` attempts, each for itself; the first is the plain one."""
-    return [Order(prompt, seed) for seed in (None, *budget.fresh(budget.config.think - 1))]
+def _several(draft: Draft, budget: Budget, count: int, turns: int | None = None) -> list[Order]:
+    """So many ways to go on: the draft itself, which of a prompt is the plain attempt, and new ones."""
+    return [Order(draft, seed, turns) for seed in (None, *budget.fresh(count - 1))]
+
+
+def counted(draft: Draft) -> float:
+    """One vote; none of an attempt whose environment broke."""
+    return float(not draft.broken)
 
 
 def ranked(drafts: Sequence[Draft]) -> list[Draft]:
@@ -199,4 +224,5 @@ STRATEGIES: dict[Name, Strategy] = {
     "best": best,
     "weighted": weighted,
     "vote": vote,
+    "stepwise": stepwise,
 }
