@@ -148,6 +148,7 @@ def _round(player: Player, score: Score, searches: Sequence[_Search]) -> dict[in
 def no_value(config: SearchConfig) -> UsageError:
     """What to tell those who want to search without a value function."""
     return UsageError(
-        f"search: the strategy {config.strategy} needs a value function, and this model has none",
-        fix="take --strategy vote, or a model that has learned with one (journeyman learn JOB)",
+        f"search: the strategy {config.strategy} needs a value function",
+        reason="it goes by V, and this model was saved without one",
+        fix="take a model that learned with one (journeyman learn JOB), or --strategy vote, which needs none",
     )

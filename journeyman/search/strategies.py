@@ -170,7 +170,8 @@ def lasts(budget: Budget, prompt: Draft, draft: Draft, count: int) -> bool:
     """Whether the tokens left last for another turn of so many, and then for the rest of a plain attempt. If not, the
     draft is played to its end alone."""
     turn = (len(draft) - len(prompt)) / len(draft.trajectory.turns)
-    return budget.left >= count * turn + budget.plain - len(draft)
+    rest = max(budget.plain - len(draft) - turn, 0)
+    return budget.left >= count * turn + rest
 
 
 def best(prompt: Draft, budget: Budget) -> Steps:
