@@ -138,7 +138,7 @@ def _costs(run: Run) -> Text:
 
 def _exams(run: Run) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("exam", "split", "before", "after", "change", "V: AUC at half"):
+    for name in ("exam", "split", "before", "after", "change", "V half-way (AUC)"):
         table.add_column(name, justify="left" if name in ("exam", "split") else "right", no_wrap=name != "exam")
     for comparison in run.comparisons():
         table.add_row(*_exam(comparison))
