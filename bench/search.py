@@ -1,18 +1,25 @@
 """What more tokens per answer are worth, by strategy: success against tokens, with V and without.
 
+    python -m bench.search --seeds 0 1 2          every job (about ten minutes on one core); interrupted, it goes on
+    python -m bench.search --jobs hops
     python -m bench.search --tune                 V's dials on the split `valid`, with a seed of its own
-    python -m bench.search --seeds 0 1 2          every job; interrupted, the same command goes on
-    python -m bench.search --jobs hops countdown
     python -m bench.search --quick                one job, few tasks
 
 For each job one policy is fixed, half learned: the apprentice, or a tiny model schooled until it succeeds at times. V
-learns from 2,048 of its episodes at training tasks, as in a run (bench/value_quality.py); the seed fixes these, V's
-start and all sampling. Then held-out tasks, the same for all, are answered with 1, 2, 4, 8 and 16 times the tokens of a
-plain attempt. What a strategy has the engine read and sample is charged, whether it becomes the answer or not; V's own
-reading is reported apart. `likeliest` is best of n without V: the attempt of the highest probability.
+learns from 2,048 of its episodes at training tasks, as in a run (bench/value_quality.py). Then held-out tasks are
+answered with 1, 2, 4, 8 and 16 times the tokens of a sampled attempt. The seed draws the episodes, the tasks, V's start
+and all sampling; intervals are over seeds.
 
-A majority needs answers that can be compared, so on `maze` and `frozenlake` there is none: what one says there last is
-a step. Intervals are of the mean over tasks, each with all its seeds, by bootstrap; comparisons are paired.
+What a strategy has the engine read and sample is charged, whether it becomes the answer or not; what the engine's cache
+holds of a prefix is not read again. V's own reading is reported apart, and in the picture the dotted lines charge it,
+too, as if V were as large as the policy (it is: a twin). V reads a draft from its beginning each time, since it has no
+cache.
+
+Without V there are: `greedy`, the most likely replies, which no more tokens make better; `likeliest`, of several
+attempts that of the highest probability; and two majorities. `vote` is self-consistency, over the last replies of whole
+attempts: on `hops` and `countdown` these are the answers. In a maze the last reply is a step, so there is none, and the
+majority decides move by move: `stepwise` goes on from the reply given most often in each turn. On `hops` there are
+both; on `countdown`, with a single turn, they are the same. "The majority" is the better of the two, as it turns out.
 
 Measurements are kept in ~/.cache/journeyman-bench/search until the folder is deleted. Writes bench/results/search.json
 and bench/results/search.png.
@@ -22,24 +29,22 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from bench.common import FOLDER, Results, parser
-from bench.value_quality import SUBJECTS, lessons, play, policy_of
-from journeyman.exam.stats import Interval, bootstrap_interval
+from bench.common import FOLDER, Results, interval, parser
+from bench.value_quality import Subject, lessons, play, policy_of
 from journeyman.jobs import resolve
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.model.load import LoadedModel, load, save
 from journeyman.model.render import Renderer
 from journeyman.model.value import ValueConfig
-from journeyman.rollout.runner import attempts, rollout
+from journeyman.rollout.runner import RolloutConfig, attempts, rollout
 from journeyman.run import write_atomically
 from journeyman.search.runner import Found, search
 from journeyman.search.strategies import SearchConfig
@@ -49,16 +54,21 @@ from journeyman.types import Trajectory
 CACHE = Path.home() / ".cache" / "journeyman-bench" / "search"
 EPISODES = 2048
 """That V learns from."""
-TASKS = 300
+TASKS = 200
 THINK = (2, 4, 8, 16)
 COMPARED = 8
 """Times the tokens, where strategies are compared with the majority."""
-COMPARABLE = ("hops", "countdown", "scan")
-"""Jobs whose last replies are answers."""
-STRATEGIES = {name: ("vote", "likeliest", "weighted", "best", "correct") for name in COMPARABLE} | {
-    name: ("likeliest", "best", "beam", "correct") for name in ("maze", "frozenlake")
+SUBJECTS: Mapping[str, Subject] = {
+    "hops": Subject("hops"),
+    "maze": Subject("maze,size=5,max_turns=30"),
+    "countdown": Subject("countdown", 400),
 }
-STRATEGIES["hops"] = (*STRATEGIES["hops"], "beam")
+MAJORITIES = ("vote", "stepwise")
+STRATEGIES: Mapping[str, tuple[str, ...]] = {
+    "hops": ("vote", "stepwise", "likeliest", "weighted", "best", "beam", "correct"),
+    "maze": ("stepwise", "likeliest", "best", "beam", "correct"),
+    "countdown": ("vote", "likeliest", "weighted", "best", "correct"),  # with a single turn, beam is best
+}
 TUNING_SEED = 1000
 """Apart from those that are reported."""
 TUNED = [SearchConfig(COMPARED, "correct", fall=fall) for fall in (0.03, 0.1, 0.3)] + [
@@ -68,52 +78,65 @@ TUNED = [SearchConfig(COMPARED, "correct", fall=fall) for fall in (0.03, 0.1, 0.
 
 @dataclass(frozen=True)
 class Cell:
-    """One strategy at one budget: what became of each task."""
+    """One strategy at one budget and one seed, as means over tasks."""
 
-    success: tuple[int, ...]
-    tokens: tuple[int, ...]
-    value_tokens: tuple[int, ...]
+    success: float
+    tokens: float
+    value_tokens: float = 0.0
 
     @staticmethod
     def of(found: Sequence[Found]) -> Cell:
-        columns = [(int(f.trajectory.outcome.success), f.tokens, f.value_tokens) for f in found]
-        return Cell(*zip(*columns, strict=True))
+        columns = [(f.trajectory.outcome.success, f.tokens, f.value_tokens) for f in found]
+        return Cell(*np.mean(columns, axis=0).tolist())
 
 
 class Bench:
     """One job and one seed: measures cells, and keeps them."""
 
     def __init__(self, name: str, seed: int, split: str, tasks: int, episodes: int) -> None:
-        self.name, self.seed = name, seed
+        self.name, self.seed, self.episodes = name, seed, episodes
         self.file = CACHE / f"{name}-{seed}-{split}-{tasks}-{episodes}.json"
         self.kept: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.split, self.tasks, self.episodes = split, tasks, episodes
+        self.job = resolve(SUBJECTS[name].job)
+        drawn = np.random.default_rng(seed).permutation(self.job.splits[split])[:tasks]
+        tasks_drawn = [self.job.task(split, int(index)) for index in drawn]
+        self.orders = attempts(tasks_drawn, repeats=1, prefix=f"search-{seed}", seed=seed)
         self._ready: tuple[Learner, LoadedModel] | None = None
 
-    def cell(self, config: SearchConfig, *, likelihood: bool = False) -> Cell:
-        """One cell, from the file or measured now."""
+    def plain(self, temperature: float = 1.0) -> Cell:
+        """One attempt at each task."""
+        return self._kept(f"plain {temperature}", lambda: self._play(temperature))
+
+    def searched(self, config: SearchConfig, *, likelihood: bool = False) -> Cell:
+        """The same tasks by search; with likelihood in V's place, if asked for."""
         key = json.dumps({**asdict(config), "likelihood": likelihood})
+        return self._kept(key, lambda: self._search(config, likelihood))
+
+    def _kept(self, key: str, measure: Callable[[], Cell]) -> Cell:
         if key not in self.kept:
-            self.kept[key] = asdict(self._measure(config, likelihood))
+            self.kept[key] = asdict(measure())
             self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, json.dumps(self.kept))
-        return Cell(**{name: tuple(column) for name, column in self.kept[key].items()})
+        return Cell(**self.kept[key])
 
-    def _measure(self, config: SearchConfig, likelihood: bool) -> Cell:
+    def _prepared(self) -> tuple[Learner, LoadedModel]:
         self._ready = self._ready or taught(self.name, self.seed, self.episodes)
-        learner, loaded = self._ready
-        job = resolve(SUBJECTS[self.name].job)
-        jobs, renderer = {job.name: job}, Renderer(loaded.tokenizer)
-        engine = native_engine(learner, slots=128, context=1024)
-        orders = attempts(
-            list(job.tasks(self.split, self.tasks)), repeats=1, prefix=f"search-{self.seed}", seed=self.seed
-        )
-        if config.think == 1:
-            played = sorted(rollout(engine, renderer, jobs, orders), key=lambda t: t.id)
-            return Cell.of([Found(t, len(t), 0) for t in played])
-        plain = float(np.mean(self.cell(SearchConfig()).tokens))
+        return self._ready
+
+    def _play(self, temperature: float) -> Cell:
+        learner, loaded = self._prepared()
+        engine, renderer = native_engine(learner, slots=128, context=1024), Renderer(loaded.tokenizer)
+        config = RolloutConfig(temperature=temperature)
+        played = rollout(engine, renderer, {self.job.name: self.job}, self.orders, config)
+        return Cell.of([Found(t, len(t), 0) for t in played])
+
+    def _search(self, config: SearchConfig, likelihood: bool) -> Cell:
+        learner, loaded = self._prepared()
+        engine, renderer = native_engine(learner, slots=128, context=1024), Renderer(loaded.tokenizer)
         score = probability if likelihood else learner.score
-        return Cell.of(search(engine, renderer, score, jobs, orders, config, plain))
+        jobs = {self.job.name: self.job}
+        cell = Cell.of(search(engine, renderer, score, jobs, self.orders, config, self.plain().tokens))
+        return replace(cell, value_tokens=0.0) if likelihood else cell  # the engine has told it already
 
 
 def taught(name: str, seed: int, episodes: int) -> tuple[Learner, LoadedModel]:
@@ -139,91 +162,101 @@ def probability(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     return [replace(t, values=np.cumsum(t.logprobs)) for t in trajectories]
 
 
-def config_of(strategy: str, think: int) -> tuple[SearchConfig, bool]:
-    """A line of the picture as a configuration, and whether likelihood stands in for V."""
-    likelihood = strategy == "likeliest"
-    return SearchConfig(think, "best" if likelihood else strategy), likelihood  # type: ignore[arg-type]
+def measured(bench: Bench, strategy: str, think: int) -> Cell:
+    """One line of the picture at one budget."""
+    if think == 1:
+        return bench.plain()
+    name: Any = "best" if strategy == "likeliest" else strategy
+    return bench.searched(SearchConfig(think, name), likelihood=strategy == "likeliest")
 
 
-def mean_over_tasks(rows: Sequence[Sequence[float]]) -> Interval:
-    """Of [seeds, tasks]: the mean, with an interval over tasks."""
-    by_task: npt.NDArray[np.float64] = np.asarray(rows, float).mean(0)
-    return bootstrap_interval(lambda sample: float(sample.mean()), by_task)
+Curves = dict[str, dict[int, list[Cell]]]
+"""By strategy and budget, a cell for each seed."""
 
 
-def table_of(benches: Sequence[Bench], strategies: Sequence[str], think: Sequence[int]) -> dict[str, list[list[Cell]]]:
-    """By strategy: for each budget, plain first, a cell per seed."""
-    plain = [bench.cell(SearchConfig()) for bench in benches]
-    table: dict[str, list[list[Cell]]] = {}
+def curves_of(benches: Sequence[Bench], strategies: Sequence[str], think: Sequence[int]) -> Curves:
+    """Every strategy at every budget."""
+    curves: Curves = {"greedy": {1: [bench.plain(0.0) for bench in benches]}}
     for strategy in strategies:
-        table[strategy] = [plain]
-        for times in think:
-            config, likelihood = config_of(strategy, times)
-            cells = [bench.cell(config, likelihood=likelihood) for bench in benches]
-            table[strategy].append(cells)
+        curves[strategy] = {}
+        for times in (1, *think):
+            cells = curves[strategy][times] = [measured(bench, strategy, times) for bench in benches]
             success = float(np.mean([cell.success for cell in cells]))
-            print(f"{benches[0].name:11} {strategy:9} {times:3} {success:.3f}", flush=True)
+            print(f"{benches[0].name:10} {strategy:9} {times:3} {success:.3f}", flush=True)
+    return curves
+
+
+def rows(curves: Curves) -> dict[str, list[dict[str, Any]]]:
+    """For people and for the picture: tokens as multiples of those of a sampled attempt."""
+    plain = np.mean([cell.tokens for cell in curves[SearchConfig().strategy][1]])
+    table: dict[str, list[dict[str, Any]]] = {}
+    for strategy, column in curves.items():
+        table[strategy] = []
+        for times, cells in column.items():
+            success = [cell.success for cell in cells]
+            low, high = interval(success, (0, 1))
+            row = {"success": np.mean(success), "low": low, "high": high}
+            row |= {"tokens": np.mean([cell.tokens for cell in cells]) / plain}
+            row |= {"value_tokens": np.mean([cell.value_tokens for cell in cells]) / plain}
+            table[strategy].append(
+                {"think": times} | {k: v if v is None else round(float(v), 4) for k, v in row.items()}
+            )
     return table
 
 
-def curves(table: dict[str, list[list[Cell]]], think: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-    """For people and for the picture: a row per strategy and budget."""
-    plain = float(np.mean([cell.tokens for cell in next(iter(table.values()))[0]]))
-    found: dict[str, list[dict[str, Any]]] = {}
-    for strategy, columns in table.items():
-        found[strategy] = []
-        for times, cells in zip((1, *think), columns, strict=True):
-            success = mean_over_tasks([cell.success for cell in cells])
-            row = {
-                "think": times,
-                "tokens": float(np.mean([cell.tokens for cell in cells])) / plain,
-                "value_tokens": float(np.mean([cell.value_tokens for cell in cells])) / plain,
-                "success": success.mean,
-                "low": success.low,
-                "high": success.high,
-                "seeds": [float(np.mean(cell.success)) for cell in cells],
-            }
-            found[strategy].append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-    return found
+def figures(results: Results, name: str, curves: Curves, seeds: Sequence[int]) -> None:
+    """Success of each strategy at the budget of comparison, and what the default gains over the majority there, and
+    over a majority of twice the tokens."""
+    default, budgets = SearchConfig().strategy, curves[SearchConfig().strategy]
+
+    def successes(strategy: str, times: int) -> list[float]:
+        return [100 * cell.success for cell in curves[strategy][times]]
+
+    def sample(label: str, values: Sequence[float], unit: str, bounds: tuple[float, float]) -> None:
+        for seed, value in zip(seeds, values, strict=True):
+            results.sample(f"{label}_{name}", seed, value, unit, bounds=bounds)
+
+    sample("success_sampled_percent", successes(default, 1), "percent", (0, 100))
+    sample("success_greedy_percent", successes("greedy", 1), "percent", (0, 100))
+    for strategy in list(curves)[1:]:
+        label = f"success_{strategy}_at_{COMPARED}_percent"
+        sample(label, successes(strategy, COMPARED), "percent", (0, 100))
+    for times in (COMPARED, 2 * COMPARED):
+        if times in budgets:
+            majority = max((m for m in MAJORITIES if m in curves), key=lambda m: float(np.mean(successes(m, times))))
+            gains = np.subtract(successes(default, COMPARED), successes(majority, times)).tolist()
+            sample(f"gain_at_{COMPARED}_over_majority_at_{times}_points", gains, "percentage points", (-100, 100))
+    plain = [cell.tokens for cell in budgets[1]]
+    for kind in ("tokens", "value_tokens"):
+        used = [getattr(cell, kind) / p for cell, p in zip(budgets[COMPARED], plain, strict=True)]
+        sample(f"{kind}_{default}_at_{COMPARED}_times", used, "times a sampled attempt's", (0, np.inf))
 
 
-def figures(results: Results, name: str, table: dict[str, list[list[Cell]]], think: Sequence[int]) -> None:
-    """Success of each strategy at the budget of comparison, and what the default gains over the majority there."""
-    column = 1 + list(think).index(COMPARED)
-    base = "vote" if "vote" in table else "plain"
-    cells = {strategy: columns[column] for strategy, columns in table.items()}
-    cells["plain"] = next(iter(table.values()))[0]
-    for strategy, own in cells.items():
-        success = mean_over_tasks([[100 * s for s in cell.success] for cell in own])
-        label = f"success_{strategy}{'' if strategy == 'plain' else f'_at_{COMPARED}'}_percent_{name}"
-        results.figure(label, success.mean, "percent", low=success.low, high=success.high)
-    default = SearchConfig().strategy
-    pairs = zip(cells[default], cells[base], strict=True)
-    gain = mean_over_tasks([100 * (np.array(a.success) - np.array(b.success)) for a, b in pairs])
-    label = f"gain_over_{base}_at_{COMPARED}_points_{name}"
-    results.figure(label, gain.mean, "percentage points", low=gain.low, high=gain.high)
-    used = float(np.mean([cell.tokens for cell in cells[default]]) / np.mean([cell.tokens for cell in cells["plain"]]))
-    results.figure(f"tokens_{default}_at_{COMPARED}_times_{name}", used, "times a plain attempt's")
-
-
-def draw(rows: dict[str, dict[str, list[dict[str, Any]]]], file: Path) -> None:
-    """Success over tokens; a panel per job, a line per strategy with its interval."""
+def draw(table: Mapping[str, Mapping[str, list[dict[str, Any]]]], file: Path) -> None:
+    """Success over tokens; a panel per job, a line per strategy with its interval, dotted with V's reading charged."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    names = [name for name in STRATEGIES if name in rows]
-    figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 3.4), layout="constrained", squeeze=False)
-    colours = dict(zip(("vote", "likeliest", "weighted", "best", "beam", "correct"), plt.cm.tab10.colors, strict=False))
+    names = [name for name in SUBJECTS if name in table]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.9 * len(names), 3.8), layout="constrained", squeeze=False)
+    order = ("vote", "stepwise", "likeliest", "weighted", "best", "beam", "correct")
+    colours = dict(zip(order, plt.cm.tab10.colors, strict=False)) | {"greedy": "black"}
     for axis, name in zip(axes[0], names, strict=True):
-        for strategy, row in rows[name].items():
-            tokens, success = [point["tokens"] for point in row], [100 * point["success"] for point in row]
-            axis.plot(tokens, success, marker="o", ms=3, color=colours[strategy], label=strategy)
-            low, high = ([100 * point[end] for point in row] for end in ("low", "high"))
-            axis.fill_between(tokens, low, high, alpha=0.12, color=colours[strategy], lw=0)
-        axis.set(title=name, xscale="log", xlabel="tokens, of a plain attempt's", ylim=(0, None))
-        axis.set_xticks((1, *THINK), [f"{times}x" for times in (1, *THINK)])
+        for strategy, points in table[name].items():
+            tokens, success = [p["tokens"] for p in points], [100 * p["success"] for p in points]
+            marker = "*" if strategy == "greedy" else "o"
+            axis.plot(tokens, success, marker=marker, ms=7 if marker == "*" else 3, color=colours[strategy],
+                      label=strategy, lw=0 if marker == "*" else 1.5)  # fmt: skip
+            if points[0]["low"] is not None:
+                low, high = ([100 * p[end] for p in points] for end in ("low", "high"))
+                axis.fill_between(tokens, low, high, alpha=0.12, color=colours[strategy], lw=0)
+            if any(p["value_tokens"] for p in points):
+                charged = [p["tokens"] + p["value_tokens"] for p in points]
+                axis.plot(charged, success, color=colours[strategy], lw=1, ls=":")
+        axis.set(title=SUBJECTS[name].job, xscale="log", xlabel="tokens, of a sampled attempt's", ylim=(0, 102))
+        axis.set_xticks((1, *THINK, 32), [f"{times}x" for times in (1, *THINK, 32)])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("held-out tasks solved, percent")
@@ -233,25 +266,22 @@ def draw(rows: dict[str, dict[str, list[dict[str, Any]]]], file: Path) -> None:
 
 
 def tune(jobs: Sequence[str], results: Results) -> None:
-    """Every setting on `valid`; scan has no such split, and takes what the others find."""
-    rows: list[dict[str, Any]] = []
+    """Every setting on `valid`."""
+    table: list[dict[str, Any]] = []
     for name in jobs:
-        if "valid" not in resolve(SUBJECTS[name].job).splits:
-            continue
         bench = Bench(name, TUNING_SEED, "valid", TASKS, EPISODES)
-        plain = float(np.mean(bench.cell(SearchConfig()).tokens))
         for config in TUNED:
             if config.strategy in STRATEGIES[name]:
-                cell = bench.cell(config)
-                rows.append({"job": name, **asdict(config), "success": float(np.mean(cell.success))})
-                rows[-1]["tokens"] = float(np.mean(cell.tokens)) / plain
-                print(rows[-1], flush=True)
-    results.detail("tuning", rows)
+                cell = bench.searched(config)
+                table.append({"job": name, **asdict(config), "success": cell.success})
+                table[-1]["tokens"] = cell.tokens / bench.plain().tokens
+                print(table[-1], flush=True)
+    results.detail("tuning", table)
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--jobs", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
+    options.add_argument("--jobs", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
     options.add_argument("--tune", action="store_true", help="compare settings on the split valid instead")
     chosen = options.parse_args()
     results = Results("search", seeds=[TUNING_SEED] if chosen.tune else chosen.seeds, quick=chosen.quick)
@@ -261,16 +291,16 @@ def main() -> None:
         return
     names = ["hops"] if chosen.quick else chosen.jobs
     tasks, episodes, think = (48, 512, (COMPARED,)) if chosen.quick else (TASKS, EPISODES, THINK)
-    rows: dict[str, Any] = {}
     for name in names:
         benches = [Bench(name, seed, "test", tasks, episodes) for seed in chosen.seeds]
-        table = table_of(benches, STRATEGIES[name], think)
-        rows[name] = curves(table, think)
-        figures(results, name, table, think)
-        results.detail(f"curves_{name}", rows[name])
-    results.write()
+        curves = curves_of(benches, STRATEGIES[name], think)
+        figures(results, name, curves, chosen.seeds)
+        results.detail(f"curves_{name}", rows(curves))
+    written = json.loads(results.write().read_text())["details"]
     if not chosen.quick:
-        draw(rows, FOLDER / "search.png")
+        draw(
+            {name: written[f"curves_{name}"] for name in SUBJECTS if f"curves_{name}" in written}, FOLDER / "search.png"
+        )
 
 
 if __name__ == "__main__":
