@@ -69,6 +69,7 @@ class Budget:
         seed: of the attempt that the search begins with.
         spent: tokens that the engine was given to read, and that it sampled, so far.
         seeds: how many were given out.
+        aside: drafts that the present orders do not mention, and that are to be kept all the same.
     """
 
     config: SearchConfig
@@ -92,8 +93,8 @@ class Budget:
 
 Steps = Generator[list[Order], list[Draft], Draft]
 Strategy = Callable[[Draft, Budget], Steps]
-"""From the draft that has nothing but its prompt. A draft that the orders of a round do not mention is let go of, and
-cannot be ordered from later."""
+"""From the draft that has nothing but its prompt. A draft that the orders of a round do not mention, and that is not
+put aside, is let go of, and cannot be ordered from later."""
 
 
 def correct(prompt: Draft, budget: Budget) -> Steps:
