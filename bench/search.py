@@ -1,8 +1,8 @@
 """What more tokens per answer are worth, by strategy: success against tokens, with V and without.
 
-    python -m bench.search --seeds 0 1 2          every job (about ten minutes on one core); interrupted, it goes on
+    python -m bench.search --seeds 0 1 2          every job (about twelve minutes on one core); interrupted, it goes on
     python -m bench.search --jobs hops
-    python -m bench.search --tune                 V's dials on the split `valid`, with a seed of its own
+    python -m bench.search --tune                 the default and its dials, on the split `valid`, by a seed of its own
     python -m bench.search --quick                one job, few tasks
 
 For each job one policy is fixed, half learned: the apprentice, or a tiny model schooled until it succeeds at times. V
@@ -54,7 +54,7 @@ from journeyman.types import Trajectory
 CACHE = Path.home() / ".cache" / "journeyman-bench" / "search"
 EPISODES = 2048
 """That V learns from."""
-TASKS = 200
+TASKS = 100
 THINK = (2, 4, 8, 16)
 COMPARED = 8
 """Times the tokens, where strategies are compared with the majority."""
@@ -71,9 +71,12 @@ STRATEGIES: Mapping[str, tuple[str, ...]] = {
 }
 TUNING_SEED = 1000
 """Apart from those that are reported."""
-TUNED = [SearchConfig(COMPARED, "correct", fall=fall) for fall in (0.03, 0.1, 0.3)] + [
-    SearchConfig(COMPARED, "beam", width=width) for width in (1, 2, 4)
+TUNED = [
+    SearchConfig(COMPARED, "best"),
+    *(SearchConfig(COMPARED, "correct", fall=fall) for fall in (0.03, 0.1, 0.3)),
+    *(SearchConfig(COMPARED, "beam", width=width) for width in (1, 2, 4)),
 ]
+"""The default strategy and its dials come from here."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ def tune(jobs: Sequence[str], results: Results) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--jobs", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
-    options.add_argument("--tune", action="store_true", help="compare settings on the split valid instead")
+    options.add_argument("--tune", action="store_true", help="compare defaults on the split valid instead")
     chosen = options.parse_args()
     results = Results("search", seeds=[TUNING_SEED] if chosen.tune else chosen.seeds, quick=chosen.quick)
     if chosen.tune:

@@ -33,7 +33,7 @@ class SearchConfig:
     the highest V; best: of whole attempts, the one of the highest V; weighted: the last reply with the most V behind
     it; vote: the last reply given most often, without V; stepwise: in each turn the reply given most often, without
     V."""
-    width: int = 2
+    width: int = 1
     """beam: attempts that go on after each turn."""
     fall: float = 0.1
     """correct, beam: how far V must move to count. A smaller fall is not gone back to, and an attempt that is closer to
