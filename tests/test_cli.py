@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("learn", "maze", "--lora.alpha", "3"), "Fix: add --lora.rank 16"),
         (("learn", "no_such_file.py:Mine"), "journeyman new"),
         (("exam", "no/such/run", "maze"), "Fix:"),
-        (("exam", "apprentice", "maze", "--think", "8"), "the strategy correct needs a value function"),
+        (("exam", "apprentice", "maze", "--think", "8"), "the strategy best needs a value function"),
         (("exam", "apprentice", "maze", "--think", "0"), "think must be at least 1, got 0"),
         (
             ("exam", "apprentice", "maze", *"--think 2 --strategy vote --temperature 0".split()),

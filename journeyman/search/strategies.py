@@ -28,11 +28,10 @@ class SearchConfig:
 
     think: int = 1
     """Tokens for one answer, as a multiple of those of a plain attempt; 1: a plain attempt."""
-    strategy: Name = "correct"
-    """correct: go back to where V fell most, and try again; beam: several replies in each turn, and on from those of
-    the highest V; best: of whole attempts, the one of the highest V; weighted: the last reply with the most V behind
-    it; vote: the last reply given most often, without V; stepwise: in each turn the reply given most often, without
-    V."""
+    strategy: Name = "best"
+    """best: of whole attempts, the one of the highest V; weighted: the last reply with the most V behind it; vote: the
+    last reply given most often, without V; stepwise: in each turn the reply given most often, without V; beam: several
+    replies in each turn, and on from those of the highest V; correct: go back to where V fell most, and try again."""
     width: int = 1
     """beam: attempts that go on after each turn."""
     fall: float = 0.1

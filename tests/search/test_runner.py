@@ -124,7 +124,7 @@ def test_an_exam_at_temperature_0_has_nothing_to_search_among() -> None:
 
 
 def test_a_model_without_a_value_function_says_what_to_do() -> None:
-    with pytest.raises(UsageError, match=r"the strategy correct needs a value function.*\nWhy: .*\nFix: .*vote"):
+    with pytest.raises(UsageError, match=r"the strategy best needs a value function.*\nWhy: .*\nFix: .*vote"):
         list(jm.exam("apprentice", "maze,size=3", search=jm.SearchConfig(2)))
     job = Words()
     with pytest.raises(UsageError, match="the strategy beam needs a value function"):

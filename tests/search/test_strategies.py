@@ -90,7 +90,7 @@ FALLS = {"": 0.5, "e": 0.7, "ew": 0.2, "eww": 0.15, "ee": 0.75, "een": 0.4, "eee
 
 
 def test_correct_goes_back_to_where_the_value_fell_most() -> None:
-    found, engine = find(SearchConfig(8), "east west west  east east", table(FALLS))
+    found, engine = find(SearchConfig(8, "correct"), "east west west  east east", table(FALLS))
     assert said(found) == "eee" and found.trajectory.outcome.success
     place = PROMPT + SAID + HEARD
     assert [len(read) for read in engine.asked[3:]] == [place, place + SAID + HEARD], "not from the beginning"
@@ -101,14 +101,14 @@ def test_correct_gives_up_at_once_on_what_falls_again_and_keeps_what_it_had() ->
     """After "en" V is 0.1, more than 0.1 below the 0.7 where it began: no third turn is played."""
     rest = 2 * SAID + HEARD  # of an attempt, from the second turn on: as long as that much is left, it is tried
     tries = 1 + (whole(3) - rest) // SAID
-    found, engine = find(SearchConfig(2), "east west west" + " north" * tries, table(FALLS))
+    found, engine = find(SearchConfig(2, "correct"), "east west west" + " north" * tries, table(FALLS))
     assert said(found) == "eww" and len(engine.asked) == 3 + tries
     assert found.tokens == whole(3) + tries * SAID
 
 
 def test_correct_keeps_the_better_of_two_attempts() -> None:
     """The second ends at 0.4, better than 0.15, and its own fall, from "ee" to "een", is where the third begins."""
-    found, engine = find(SearchConfig(8), "east west west  east north  east", table(FALLS))
+    found, engine = find(SearchConfig(8, "correct"), "east west west  east north  east", table(FALLS))
     assert said(found) == "eee"
     assert len(engine.asked[-1]) == PROMPT + 2 * (SAID + HEARD)
     assert found.tokens == whole(3) + (SAID + HEARD + SAID) + SAID
@@ -116,7 +116,7 @@ def test_correct_keeps_the_better_of_two_attempts() -> None:
 
 def test_correct_begins_anew_where_the_value_never_fell() -> None:
     known = table({"": 0.3, "w": 0.35, "ww": 0.4, "www": 0.45, "e": 0.6, "ee": 0.8, "eee": 1.0})
-    found, engine = find(SearchConfig(3), "west west west  east east east", known)
+    found, engine = find(SearchConfig(3, "correct"), "west west west  east east east", known)
     assert said(found) == "eee" and len(engine.asked[3]) == PROMPT
     assert found.tokens == 2 * whole(3)
 
@@ -124,7 +124,7 @@ def test_correct_begins_anew_where_the_value_never_fell() -> None:
 def test_correct_goes_back_into_the_middle_of_a_single_reply() -> None:
     """One turn, so that decisions are tokens: V falls at the end token, and something else is said in its place."""
     known: Known = lambda replies: 0.5 if not replies else 0.2 if replies == ("east",) else 0.95  # noqa: E731
-    found, engine = find(SearchConfig(2), "east north", known, Words(1))
+    found, engine = find(SearchConfig(2, "correct"), "east north", known, Words(1))
     assert [len(read) for read in engine.asked] == [PROMPT, PROMPT + 1]
     assert found.trajectory.tokens[PROMPT:].tolist() == [IDS["east"][0], IDS["north"][0]]
     assert found.tokens == whole(1) + 1 and found.trajectory.logprobs[PROMPT:].tolist() == [-1, -1]
@@ -143,7 +143,7 @@ def test_an_attempt_whose_environment_breaks_is_not_the_answer() -> None:
     assert said(beam) == "nww"
     voted, _ = find(SearchConfig(3, "stepwise"), "north north north  west west", unasked, Words(fickle=True))
     assert said(voted) == "nww", "two that broke have no vote"
-    corrected, _ = find(SearchConfig(8), "east west west", table(FALLS), Words(fickle=True))
+    corrected, _ = find(SearchConfig(8, "correct"), "east west west", table(FALLS), Words(fickle=True))
     assert said(corrected) == "eww", "there is no way back"
     assert beam.trajectory.outcome.ending is Ending.TERMINATED
 
