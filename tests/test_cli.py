@@ -39,8 +39,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("exam", "apprentice", "maze", "--think", "8"), "the strategy best needs a value function"),
         (("exam", "apprentice", "maze", "--think", "0"), "think must be at least 1, got 0"),
         (
-            ("exam", "apprentice", "maze", *"--think 2 --strategy vote --temperature 0".split()),
-            "nothing to search among",
+            ("exam", "apprentice", "hops", "--think", "2", "--strategy", "vote", "--temperature", "0"),
+            "nothing to search",
         ),
         (("exam", "apprentice", "maze", "--strategy", "votes"), "correct"),
         (("value", "no/such/run"), "Fix:"),

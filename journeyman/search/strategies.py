@@ -19,7 +19,7 @@ from journeyman.search.draft import Draft
 from journeyman.search.player import Order
 from journeyman.types import Trajectory
 
-Name = Literal["correct", "beam", "best", "weighted", "vote", "stepwise"]
+Name = Literal["best", "weighted", "vote", "stepwise", "beam", "correct"]
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,10 @@ def elected(drafts: Sequence[Draft], weight: Callable[[Draft], float]) -> Draft:
 
 
 STRATEGIES: dict[Name, Strategy] = {
-    "correct": correct,
-    "beam": beam,
     "best": best,
     "weighted": weighted,
     "vote": vote,
     "stepwise": stepwise,
+    "beam": beam,
+    "correct": correct,
 }
