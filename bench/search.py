@@ -1,6 +1,6 @@
 """What more tokens per answer are worth, by strategy: success against tokens, with V and without.
 
-    python -m bench.search --seeds 0 1 2          every job (about twelve minutes on one core); interrupted, it goes on
+    python -m bench.search --seeds 0 1 2          every job (about eight minutes on one core); interrupted, it goes on
     python -m bench.search --jobs hops
     python -m bench.search --tune                 the default and its dials, on the split `valid`, by a seed of its own
     python -m bench.search --quick                one job, few tasks
@@ -64,17 +64,20 @@ SUBJECTS: Mapping[str, Subject] = {
     "countdown": Subject("countdown", 400),
 }
 MAJORITIES = ("vote", "stepwise")
+WITH_VALUE = ("weighted", "best", "beam", "correct")
 STRATEGIES: Mapping[str, tuple[str, ...]] = {
     "hops": ("vote", "stepwise", "likeliest", "weighted", "best", "beam", "correct"),
     "maze": ("stepwise", "likeliest", "best", "beam", "correct"),
     "countdown": ("vote", "likeliest", "weighted", "best", "correct"),  # with a single turn, beam is best
 }
+TUNING_TASKS = 200
 TUNING_SEED = 1000
 """Apart from those that are reported."""
 TUNED = [
+    SearchConfig(COMPARED, "stepwise"),
     SearchConfig(COMPARED, "best"),
     *(SearchConfig(COMPARED, "correct", fall=fall) for fall in (0.03, 0.1, 0.3)),
-    *(SearchConfig(COMPARED, "beam", width=width) for width in (1, 2, 4)),
+    *(SearchConfig(COMPARED, "beam", width=width) for width in (1, 2)),
 ]
 """The default strategy and its dials come from here."""
 
@@ -208,31 +211,37 @@ def rows(curves: Curves) -> dict[str, list[dict[str, Any]]]:
 
 
 def figures(results: Results, name: str, curves: Curves, seeds: Sequence[int]) -> None:
-    """Success of each strategy at the budget of comparison, and what the default gains over the majority there, and
+    """Success of each strategy at the budget of comparison, and what those with V gain over the majority there, and
     over a majority of twice the tokens."""
-    default, budgets = SearchConfig().strategy, curves[SearchConfig().strategy]
-
-    def successes(strategy: str, times: int) -> list[float]:
-        return [100 * cell.success for cell in curves[strategy][times]]
 
     def sample(label: str, values: Sequence[float], unit: str, bounds: tuple[float, float]) -> None:
         for seed, value in zip(seeds, values, strict=True):
             results.sample(f"{label}_{name}", seed, value, unit, bounds=bounds)
 
-    sample("success_sampled_percent", successes(default, 1), "percent", (0, 100))
+    def successes(strategy: str, times: int) -> list[float]:
+        return [100 * cell.success for cell in curves[strategy][times]]
+
+    sample("success_sampled_percent", successes("best", 1), "percent", (0, 100))
     sample("success_greedy_percent", successes("greedy", 1), "percent", (0, 100))
-    for strategy in list(curves)[1:]:
-        label = f"success_{strategy}_at_{COMPARED}_percent"
-        sample(label, successes(strategy, COMPARED), "percent", (0, 100))
-    for times in (COMPARED, 2 * COMPARED):
-        if times in budgets:
-            majority = max((m for m in MAJORITIES if m in curves), key=lambda m: float(np.mean(successes(m, times))))
-            gains = np.subtract(successes(default, COMPARED), successes(majority, times)).tolist()
-            sample(f"gain_at_{COMPARED}_over_majority_at_{times}_points", gains, "percentage points", (-100, 100))
-    plain = [cell.tokens for cell in budgets[1]]
-    for kind in ("tokens", "value_tokens"):
-        used = [getattr(cell, kind) / p for cell, p in zip(budgets[COMPARED], plain, strict=True)]
-        sample(f"{kind}_{default}_at_{COMPARED}_times", used, "times a sampled attempt's", (0, np.inf))
+    plain = [cell.tokens for cell in curves["best"][1]]
+    for strategy in [strategy for strategy in curves if strategy != "greedy"]:
+        label = f"{strategy}_at_{COMPARED}"
+        sample(f"success_{label}_percent", successes(strategy, COMPARED), "percent", (0, 100))
+        if strategy not in WITH_VALUE:
+            continue
+        for kind in ("tokens", "value_tokens"):
+            used = [getattr(cell, kind) / one for cell, one in zip(curves[strategy][COMPARED], plain, strict=True)]
+            sample(f"{kind}_{label}_times", used, "times a sampled attempt's", (0, np.inf))
+        for times in (COMPARED, 2 * COMPARED):
+            if times in curves[strategy]:
+                gains = np.subtract(successes(strategy, COMPARED), majority(curves, times)).tolist()
+                sample(f"gain_{label}_over_majority_at_{times}_points", gains, "percentage points", (-100, 100))
+
+
+def majority(curves: Curves, times: int) -> list[float]:
+    """Success of the better of the majorities, in percent, a number for each seed."""
+    columns = [[100 * cell.success for cell in curves[name][times]] for name in MAJORITIES if name in curves]
+    return max(columns, key=lambda column: float(np.mean(column)))
 
 
 def draw(table: Mapping[str, Mapping[str, list[dict[str, Any]]]], file: Path) -> None:
@@ -269,16 +278,23 @@ def draw(table: Mapping[str, Mapping[str, list[dict[str, Any]]]], file: Path) ->
 
 
 def tune(jobs: Sequence[str], results: Results) -> None:
-    """Every setting on `valid`."""
+    """Every setting on `valid`, beside plain attempts and a majority in each turn."""
     table: list[dict[str, Any]] = []
     for name in jobs:
-        bench = Bench(name, TUNING_SEED, "valid", TASKS, EPISODES)
-        for config in TUNED:
-            if config.strategy in STRATEGIES[name]:
-                cell = bench.searched(config)
-                table.append({"job": name, **asdict(config), "success": cell.success})
-                table[-1]["tokens"] = cell.tokens / bench.plain().tokens
-                print(table[-1], flush=True)
+        bench = Bench(name, TUNING_SEED, "valid", TUNING_TASKS, EPISODES)
+        plain = bench.plain()
+        turns = ("stepwise",) if name == "countdown" else ()
+        rows = [("greedy", {}, bench.plain(0.0)), ("sampled", {}, plain)]
+        rows += [
+            (one.strategy, {"width": one.width, "fall": one.fall}, bench.searched(one))
+            for one in TUNED
+            if one.strategy in (*STRATEGIES[name], *turns)
+        ]
+        for strategy, dials, cell in rows:
+            row = {"job": name, "strategy": strategy, **dials, "success": cell.success}
+            row |= {"tokens": cell.tokens / plain.tokens, "value_tokens": cell.value_tokens / plain.tokens}
+            table.append({key: round(x, 4) if isinstance(x, float) else x for key, x in row.items()})
+            print(table[-1], flush=True)
     results.detail("tuning", table)
 
 
