@@ -15,7 +15,7 @@ the table over experience under `details`) and bench/results/value_quality.png.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,17 +97,23 @@ def learn_and_ask(
     test = play(model, subject.job, "test", asked, seed)
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
     table: list[dict[str, Any]] = []
+    for count in lessons(learner, learned, rng):
+        if count in marks:
+            report = early_knowledge(learner.score(test))
+            success = float(np.mean([t.outcome.success for t in test]))
+            table.append({"seed": seed, "episodes": count, "success": success, **(report or {})})
+    return table
+
+
+def lessons(learner: Learner, learned: Sequence[Trajectory], rng: np.random.Generator) -> Iterator[int]:
+    """Let V learn from the episodes as in a run, step by step; how many it has learned from, after each step."""
     history: list[list[Trajectory]] = []
     for start in range(0, len(learned), STEP):
         fresh = learner.score(learned[start : start + STEP])
         history = [*history, fresh][-1 - REPLAY :]
         episodes = [t for step in history for t in step]
         learner.update_value(episodes, lambda_returns(episodes, unit="turn", bootstrap_truncated=False), rng)
-        if start + STEP in marks:
-            report = early_knowledge(learner.score(test))
-            success = float(np.mean([t.outcome.success for t in test]))
-            table.append({"seed": seed, "episodes": start + STEP, "success": success, **(report or {})})
-    return table
+        yield start + STEP
 
 
 def draw(table: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -25,6 +25,7 @@ from journeyman.model.lora import LoRAConfig
 from journeyman.model.value import ValueConfig
 from journeyman.prefixes import ValueEstimate
 from journeyman.report import write_report
+from journeyman.search.strategies import SearchConfig
 from journeyman.types import Message, Outcome, StepResult, Task, Trajectory
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Message",
     "Outcome",
     "SchoolConfig",
+    "SearchConfig",
     "StepResult",
     "Store",
     "Task",

@@ -21,6 +21,8 @@ from journeyman.model.load import LoadedModel, load, save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh, is_tiny
 from journeyman.prefixes import PrefixScorer, ValueEstimate
+from journeyman.search.runner import no_value
+from journeyman.search.strategies import SearchConfig
 from journeyman.stages import Record, native_engine
 from journeyman.types import Trajectory
 
@@ -64,17 +66,33 @@ def school(
 
 
 def exam(
-    model: str | Path, job: str, config: ExamConfig | None = None, *, slots: int = 64, context: int = 1024
+    model: str | Path,
+    job: str,
+    config: ExamConfig | None = None,
+    *,
+    search: SearchConfig | None = None,
+    slots: int = 64,
+    context: int = 1024,
 ) -> Iterator[ExamResult]:
-    """Examine a run, a checkpoint or a named model on a job, split by split."""
-    config = config or ExamConfig()
+    """Examine a run, a checkpoint or a named model on a job, split by split.
+
+    Args:
+        search: how long it thinks about each task, and how; when not given, every answer is a plain attempt.
+
+    Raises:
+        UsageError: a search whose strategy needs a value function, which the model has not; and as its message says.
+    """
+    config, search = config or ExamConfig(), search or SearchConfig()
     loaded = open_model(model)
+    if search.think > 1 and search.asks_value and loaded.value is None:
+        raise no_value(search)
     learner = Learner(loaded.model, loaded.value, UpdateConfig(), keep_reference=False)
-    engine = native_engine(learner, slots=slots, context=context)
+    engine = native_engine(learner, slots=max(slots, search.slots), context=context)
     examined = resolve(job)
     for split in splits_of(examined, config.splits):
         part = replace(config, splits=(split,))
-        results, _ = examine(engine, Renderer(loaded.tokenizer), learner.score, {job: examined}, part, step=0)
+        renderer = Renderer(loaded.tokenizer)
+        results, _ = examine(engine, renderer, learner.score, {job: examined}, part, step=0, thinking=search)
         yield from results
 
 

@@ -22,6 +22,7 @@ from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.progress import default_folder, follow, follow_school
+from journeyman.search.strategies import SearchConfig
 
 console = Console(stderr=True)
 EXAMPLES = """
@@ -32,6 +33,7 @@ examples:
   journeyman learn my_job.py:MyJob --model ./checkpoint --run runs/mine
   journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
   journeyman exam runs/mine maze --attempts 4
+  journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
@@ -90,6 +92,7 @@ class Exam:
     job: Positional[str]
     """The job to examine on."""
     exam: Annotated[ExamConfig, tyro.conf.arg(name="")] = field(default_factory=ExamConfig)
+    search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
     json: bool = False
     """Print results as JSON lines."""
 
@@ -97,7 +100,7 @@ class Exam:
         from journeyman.api import exam
         from journeyman.report.terminal import exam_table
 
-        results = [result.as_dict() for result in exam(self.model, self.job, self.exam)]
+        results = [result.as_dict() for result in exam(self.model, self.job, self.exam, search=self.search)]
         if self.json:
             print_lines(results)
         else:

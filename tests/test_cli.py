@@ -11,6 +11,7 @@ import pytest
 from journeyman.cli import main
 from journeyman.model.load import load, save
 from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.search.strategies import STRATEGIES
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -35,6 +36,13 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("learn", "maze", "--lora.alpha", "3"), "Fix: add --lora.rank 16"),
         (("learn", "no_such_file.py:Mine"), "journeyman new"),
         (("exam", "no/such/run", "maze"), "Fix:"),
+        (("exam", "apprentice", "maze", "--think", "8"), "the strategy best needs a value function"),
+        (("exam", "apprentice", "maze", "--think", "0"), "think must be at least 1, got 0"),
+        (
+            ("exam", "apprentice", "hops", "--think", "2", "--strategy", "vote", "--temperature", "0"),
+            "nothing to search",
+        ),
+        (("exam", "apprentice", "maze", "--strategy", "votes"), "correct"),
         (("value", "no/such/run"), "Fix:"),
         (("value", "apprentice"), "apprentice has no value function"),
         (("show", "nowhere"), "is no run folder"),
@@ -111,6 +119,16 @@ def test_value_answers_line_by_line(
     assert "line 2: this is no JSON" in err and "Why:" in err and "Fix:" in err
     code, answers, err = value_of(f"{good}\n[/bold]\n{good}", "--skip-bad")
     assert (code, answers) == (0, [answer, answer]) and "line 2: this is no JSON" in err, err
+
+
+def test_exam_thinks_longer_and_says_how(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "exam", "--help")
+    assert code == 0 and all(f"{name}:" in out for name in STRATEGIES), "help says which there are, and what they do"
+    words = "exam apprentice maze,size=3,max_turns=6 --think 3 --strategy stepwise --tasks 3 --splits test --json"
+    code, out, err = run(capsys, *words.split())
+    assert code == 0, err
+    (result,) = [json.loads(line) for line in out.splitlines()]
+    assert (result["think"], result["strategy"], result["value_tokens"]) == (3, "stepwise", 0)
 
 
 def test_a_new_job_works_as_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ PUBLIC_NAMES: list[str] = [
     "Message",
     "Outcome",
     "SchoolConfig",
+    "SearchConfig",
     "StepResult",
     "Store",
     "Task",

@@ -65,10 +65,12 @@ class Engine(ABC):
 
     Attributes:
         context: most tokens one sequence can hold.
+        slots: sequences that are worked on, or idle with what they have read, at once.
         version: version of the weights that sample now.
     """
 
     context: int
+    slots: int
     version: int = 0
 
     @abstractmethod
@@ -80,8 +82,9 @@ class Engine(ABC):
         """A new, empty sequence; `seed` fixes every draw made for it."""
 
     @abstractmethod
-    def fork(self, sequence: int, seed: int) -> int:
-        """A copy of an idle sequence, with what it has read, and a seed of its own."""
+    def fork(self, sequence: int, seed: int, length: int | None = None) -> int:
+        """A copy of an idle sequence, with the first `length` tokens that it has read or sampled (at least one; all of
+        them when not given), and a seed of its own."""
 
     @abstractmethod
     def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:
@@ -99,3 +102,9 @@ class Engine(ABC):
     @abstractmethod
     def busy(self) -> bool:
         """Whether `step` has anything to do: a sequence waits for a reply, and not for the place of an idle one."""
+
+
+def check_fork(length: int | None, held: int) -> None:
+    """Refuse to fork what a sequence does not hold."""
+    if length is not None and not 1 <= length <= held:
+        raise UsageError(f"a fork takes from 1 to the {held} tokens that the sequence holds, got {length}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from journeyman.engine.base import Engine, Reply, Sampling
+from journeyman.engine.base import Engine, Reply, Sampling, check_fork
 from journeyman.model.decoder import Decoder
 from journeyman.model.texts import MATCHED
 
@@ -22,8 +22,8 @@ class ScriptedEngine(Engine):
         (7, 2)
     """
 
-    def __init__(self, script: Callable[[list[int]], Sequence[int]], context: int = 1024) -> None:
-        self.script, self.context = script, context
+    def __init__(self, script: Callable[[list[int]], Sequence[int]], context: int = 1024, slots: int = 64) -> None:
+        self.script, self.context, self.slots = script, context, slots
         self._read: dict[int, list[int]] = {}
         self._asked: dict[int, Sampling] = {}
 
@@ -35,9 +35,10 @@ class ScriptedEngine(Engine):
         self._read[sequence] = []
         return sequence
 
-    def fork(self, sequence: int, seed: int) -> int:
+    def fork(self, sequence: int, seed: int, length: int | None = None) -> int:
+        check_fork(length, len(self._read[sequence]))
         twin = self.open(seed)
-        self._read[twin] = list(self._read[sequence])
+        self._read[twin] = self._read[sequence][:length]
         return twin
 
     def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from journeyman import machine
-from journeyman.engine.base import Engine, Finish, Reply, Sampling
+from journeyman.engine.base import Engine, Finish, Reply, Sampling, check_fork
 from journeyman.engine.cache import BlockCache, Ints
 from journeyman.engine.packed import packed
 from journeyman.errors import UsageError
@@ -126,19 +126,24 @@ class NativeEngine(Engine):
         self.sequences[self.next_id] = _Sequence(seed)
         return self.next_id
 
-    def fork(self, sequence: int, seed: int) -> int:
+    def fork(self, sequence: int, seed: int, length: int | None = None) -> int:
         source = self.sequences[sequence]
         if source.busy:
             raise UsageError("a sequence can be forked only while it is idle")
-        twin = self.open(seed)
+        held = len(source.waiting) if source.slot < 0 else int(self.known[source.slot])
+        check_fork(length, held)
         if source.slot < 0:
-            self.sequences[twin].waiting = source.waiting
+            twin = self.open(seed)
+            self.sequences[twin].waiting = source.waiting[:length]
             return twin
         if not self.free:
             raise UsageError(f"no free slot to fork into: all {self.slots} are taken", fix="give the engine more slots")
+        twin = self.open(seed)
         slot = self._seat(twin)
-        self.cache.fork(source.slot, slot, int(self.read[source.slot]))
-        for column in (self.tokens, self.logprobs, self.read, self.known):
+        self.known[slot] = held if length is None else length
+        self.read[slot] = min(self.read[source.slot], self.known[slot] - 1)  # the last is read again, in its own block
+        self.cache.fork(source.slot, slot, int(self.read[slot]))
+        for column in (self.tokens, self.logprobs):
             column[slot] = column[source.slot]
         self.starting[slot] = False
         return twin

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from journeyman.engine.base import Engine, Finish, Reply, Sampling
+from journeyman.engine.base import Engine, Finish, Reply, Sampling, check_fork
 from journeyman.errors import EngineError, UsageError
 from journeyman.model.auto import AutoDecoder
 from journeyman.model.decoder import FAMILIES, Decoder
@@ -111,7 +111,7 @@ class VLLMEngine(Engine):
         if VLLMEngine._running:
             raise UsageError("there is a vLLM engine in this process already", fix="shut it down first")
         self.context = context or longest
-        self.gpus, self.shapes = gpus, _shapes(model)
+        self.slots, self.gpus, self.shapes = slots, gpus, _shapes(model)
         self._vllm = _import()
         self._sequences: dict[int, _Sequence] = {}
         self._asked: dict[str, int] = {}
@@ -161,10 +161,11 @@ class VLLMEngine(Engine):
         self._sequences[self._next_id] = _Sequence(seed)
         return self._next_id
 
-    def fork(self, sequence: int, seed: int) -> int:
+    def fork(self, sequence: int, seed: int, length: int | None = None) -> int:
         source = self._idle(sequence)
+        check_fork(length, len(source.tokens))
         twin = self.open(seed)
-        self._sequences[twin].tokens = list(source.tokens)
+        self._sequences[twin].tokens = source.tokens[:length]
         return twin
 
     def submit(self, sequence: int, tokens: Sequence[int], sampling: Sampling) -> None:

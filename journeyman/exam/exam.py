@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.runner import RolloutConfig, attempts, rollout
+from journeyman.search.runner import Found, search
+from journeyman.search.strategies import SearchConfig
 from journeyman.types import Trajectory
 
 
@@ -38,7 +40,11 @@ class ExamConfig:
 
 @dataclass(frozen=True)
 class ExamResult:
-    """One split's result. `low` and `high` bound the success rate's 95% interval, clustered by task."""
+    """One split's result. `low` and `high` bound the success rate's 95% interval, clustered by task.
+
+    `tokens` were read and sampled for all answers; by search (`think` above 1), the attempts that were not chosen
+    count, too, and `value_tokens` were read by V to choose.
+    """
 
     step: int
     job: str
@@ -53,6 +59,9 @@ class ExamResult:
     tokens: int
     seconds: float
     value: ValueReport | None
+    think: int = 1
+    strategy: str | None = None
+    value_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,17 +77,30 @@ def examine(
     step: int,
     rollouts: RolloutConfig | None = None,
     environments: Environments | None = None,
+    thinking: SearchConfig | None = None,
 ) -> tuple[list[ExamResult], list[Trajectory]]:
     """Examine every job on every split asked for. The same tasks each time, so that results pair.
 
     Args:
         score: writes the value function's estimates along the episodes.
         environments: where environments run, as :func:`rollout` has it.
+        thinking: how answers are searched for; when not given, or with `think` 1, each is a plain attempt.
 
     Returns:
         A result per job and split, and all episodes, scored by the value function.
+
+    Raises:
+        UnknownName: a split is asked for that the job does not have.
+        UsageError: a search without a V that its strategy needs, or at temperature 0.
     """
-    config_played = replace(rollouts or RolloutConfig(), temperature=config.temperature, top_p=1.0)
+    played_as = replace(rollouts or RolloutConfig(), temperature=config.temperature, top_p=1.0)
+    thinking = thinking or SearchConfig()
+    if thinking.think > 1 and not config.temperature:
+        raise UsageError(
+            "exam: at temperature 0 there is nothing to search among",
+            reason="every attempt at a task is the same",
+            fix="leave out --temperature, or --think",
+        )
     results: list[ExamResult] = []
     episodes: list[Trajectory] = []
     for name, job in jobs.items():
@@ -90,11 +112,19 @@ def examine(
                 prefix=f"exam-{step:06d}-{name}-{split}",
                 seed=0,
             )
-            played = rollout(engine, renderer, jobs, orders, config_played, environments)
-            played = score(sorted(played, key=lambda t: t.id))
+            found = _plain(rollout(engine, renderer, jobs, orders, played_as, environments))
+            if thinking.think > 1:
+                plain = sum(one.tokens for one in found) / len(found)
+                found = search(engine, renderer, score, jobs, orders, thinking, plain, played_as, environments)
+            played = score([one.trajectory for one in found])
             episodes += played
-            results.append(_result(step, name, split, played, time.monotonic() - started))
+            results.append(_result(step, name, split, thinking, found, played, time.monotonic() - started))
     return results, episodes
+
+
+def _plain(played: Iterable[Trajectory]) -> list[Found]:
+    """Plain attempts in the order of their ids, each an answer."""
+    return [Found(t, len(t), 0) for t in sorted(played, key=lambda t: t.id)]
 
 
 def splits_of(job: Job, wanted: Sequence[str]) -> list[str]:
@@ -109,9 +139,17 @@ def splits_of(job: Job, wanted: Sequence[str]) -> list[str]:
     return list(wanted) or [split for split in job.splits if split not in ("train", "valid")]
 
 
-def _result(step: int, job: str, split: str, played: Sequence[Trajectory], seconds: float) -> ExamResult:
+def _result(
+    step: int,
+    job: str,
+    split: str,
+    thinking: SearchConfig,
+    found: Sequence[Found],
+    played: Sequence[Trajectory],
+    seconds: float,
+) -> ExamResult:
     success = mean_interval([float(t.outcome.success) for t in played], [t.task.id for t in played])
-    reward = sum(t.outcome.reward for t in played) / len(played)
+    searched = thinking.think > 1
     return ExamResult(
         step=step,
         job=job,
@@ -121,9 +159,12 @@ def _result(step: int, job: str, split: str, played: Sequence[Trajectory], secon
         success=success.mean,
         low=success.low,
         high=success.high,
-        reward=reward,
+        reward=sum(t.outcome.reward for t in played) / len(played),
         failed=sum(t.outcome.ending == "failed" for t in played),
-        tokens=sum(len(t) for t in played),
+        tokens=sum(one.tokens for one in found),
         seconds=seconds,
-        value=early_knowledge(played),
+        value=None if searched else early_knowledge(played),  # V is no witness of answers that it chose
+        think=thinking.think,
+        strategy=thinking.strategy if searched else None,
+        value_tokens=sum(one.value_tokens for one in found),
     )

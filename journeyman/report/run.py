@@ -43,7 +43,8 @@ class Knowledge:
 class Exam:
     """One line of exams.jsonl. `low` and `high` bound the success rate with 95% confidence.
 
-    `failed` counts episodes in which something broke; they are no successes.
+    `failed` counts episodes in which something broke; they are no successes. `search` says how answers were searched
+    for (the strategy, and how often its tokens), and is empty for plain attempts.
     """
 
     step: int
@@ -58,6 +59,7 @@ class Exam:
     tokens: float
     seconds: float
     knowledge: Knowledge | None
+    search: str = ""
 
     def auc(self, quarter: int) -> tuple[float, float, float] | None:
         """(AUC, low, high at 95%) of V after so many quarters of the episode; None where there is none.
@@ -286,6 +288,7 @@ def parse_exams(lines: Iterable[Line]) -> tuple[Exam, ...]:
             tokens=number(line, "tokens") or 0.0,
             seconds=number(line, "seconds") or 0.0,
             knowledge=_knowledge(line.get("value")),
+            search=f"{line['strategy']} \N{MULTIPLICATION SIGN}{line.get('think')}" if line.get("strategy") else "",
         )
         latest[exam.step, exam.job, exam.split] = exam
     return tuple(sorted(latest.values(), key=lambda exam: exam.step))

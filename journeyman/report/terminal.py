@@ -247,20 +247,27 @@ def _moment(moment: Moment) -> Text:
 
 
 def exam_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Results of one exam (`ExamResult.as_dict()`), a row per job and split."""
+    """Results of one exam (`ExamResult.as_dict()`), a row per job and split.
+
+    The last column says how well V knew; or, where answers were searched for, what one took.
+    """
+    exams = parse_exams(results)
+    searches = list(dict.fromkeys(exam.search for exam in exams if exam.search))
+    last = f"tokens ({', '.join(searches)})" if searches else "V half-way (AUC)"
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("exam", "split", "solved", "95% interval", "tasks", "V half-way (AUC)"):
+    for name in ("exam", "split", "solved", "95% interval", "tasks", last):
         table.add_column(name, justify="left" if name in ("exam", "split") else "right", no_wrap=name != "exam")
-    for exam in parse_exams(results):
+    for exam in exams:
         broke = f", {exam.failed} broke" if exam.failed else ""
         auc = exam.auc(2)
+        known = f"{percent(auc[0])} {interval(*auc[1:])}" if auc else EN_DASH
         table.add_row(
             Text(visible(exam.job)),
             Text(visible(exam.split)),
             Text(percent(exam.success), "bold"),
             Text(interval(exam.low, exam.high)),
             Text(f"{exam.tasks}{broke}"),
-            Text(f"{percent(auc[0])} {interval(*auc[1:])}" if auc else EN_DASH),
+            Text(f"{exam.tokens / max(exam.episodes, 1):,.0f}" if searches else known),
         )
     return table
 

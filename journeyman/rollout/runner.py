@@ -82,8 +82,8 @@ class Attempt:
 
 
 @dataclass
-class _Episode:
-    """One episode under way."""
+class Episode:
+    """One episode under way, here or in a search (search/player.py)."""
 
     attempt: Attempt
     sampling: Sampling
@@ -158,23 +158,23 @@ def rollout(
     """
     config = config or RolloutConfig()
     home = environments or environments_for(config)
-    episodes: dict[int, _Episode] = {}
+    episodes: dict[int, Episode] = {}
     """By the key of their environment."""
     keys: dict[int, int] = {}
     """Keys of the environments by the engine's sequence."""
     try:
         for attempt in attempts:
             job = jobs[attempt.task.job]
-            episode = _episode(renderer, job, attempt, config)
+            episode = begin(renderer, job, attempt, config)
             if len(episode.tokens) >= engine.context:
                 error = f"the prompt has {len(episode.tokens)} tokens and the context holds {engine.context}"
                 failed = Outcome(0.0, Ending.FAILED, error, "engine")
-                yield _trajectory(episode, failed, engine.version, config.temperature)
+                yield trajectory_of(episode, failed, engine.version, config.temperature)
             else:
-                episodes[home.open(job, attempt.task, _past(attempt))] = episode
+                episodes[home.open(job, attempt.task, past_of(attempt))] = episode
         while episodes:
             answers = home.answers(wait=not engine.busy)
-            outcomes = {a.key: _advance(engine, renderer, episodes[a.key], a) for a in answers}
+            outcomes = {a.key: advance(engine, renderer, episodes[a.key], a) for a in answers}
             if oversight is not None:
                 going = {key: episodes[key] for key, outcome in outcomes.items() if outcome is None}
                 outcomes |= _overseen(going, oversight, engine, renderer, config.temperature)
@@ -183,7 +183,7 @@ def rollout(
                 if outcome is not None:
                     del episodes[key]
                     _leave(engine, home, key, episode)
-                    yield _trajectory(episode, outcome, engine.version, config.temperature)
+                    yield trajectory_of(episode, outcome, engine.version, config.temperature)
                 elif episode.said is not None:
                     home.step(key, episode.said.reply)
                 else:
@@ -199,7 +199,7 @@ def rollout(
             home.close()
 
 
-def _episode(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConfig) -> _Episode:
+def begin(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConfig) -> Episode:
     """An episode that has read its prompt."""
     sampling = Sampling(
         temperature=config.temperature,
@@ -209,26 +209,26 @@ def _episode(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConf
         stop_texts=renderer.stop_texts(config.stop) if config.stop else None,
     )
     prefix, limit = attempt.prefix, config.max_turns or job.max_turns
-    episode = _Episode(attempt, sampling, limit - (len(prefix.turns) if prefix else 0))
+    episode = Episode(attempt, sampling, limit - (len(prefix.turns) if prefix else 0))
     episode.read(prefix.tokens if prefix else renderer.open(attempt.task.messages))
     if prefix:
         episode.logprobs = list(prefix.logprobs)
     return episode
 
 
-def _past(attempt: Attempt) -> list[tuple[str, StepResult]]:
+def past_of(attempt: Attempt) -> list[tuple[str, StepResult]]:
     """What the environment has been told before the episode begins, and answered."""
     turns = attempt.prefix.turns if attempt.prefix else ()
     return [(turn.reply, StepResult(turn.observation, turn.reward)) for turn in turns]
 
 
-def _leave(engine: Engine, environments: Environments, key: int, episode: _Episode) -> None:
+def _leave(engine: Engine, environments: Environments, key: int, episode: Episode) -> None:
     environments.forget(key)
     if episode.sequence is not None:
         engine.close(episode.sequence)
 
 
-def _submit(engine: Engine, episode: _Episode) -> int:
+def _submit(engine: Engine, episode: Episode) -> int:
     """Ask the engine for the episode's next reply; the engine's sequence."""
     if episode.sequence is None:
         episode.sequence = engine.open(episode.attempt.seed)
@@ -237,7 +237,7 @@ def _submit(engine: Engine, episode: _Episode) -> int:
     return episode.sequence
 
 
-def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answer) -> Outcome | None:
+def advance(engine: Engine, renderer: Renderer, episode: Episode, answer: Answer) -> Outcome | None:
     """Take in the environment's answer. Returns the outcome when that ended the episode."""
     result, said = answer.result, episode.said
     if said is None:
@@ -259,7 +259,7 @@ def _advance(engine: Engine, renderer: Renderer, episode: _Episode, answer: Answ
 
 
 def _overseen(
-    episodes: Mapping[int, _Episode], oversight: Oversight, engine: Engine, renderer: Renderer, temperature: float
+    episodes: Mapping[int, Episode], oversight: Oversight, engine: Engine, renderer: Renderer, temperature: float
 ) -> dict[int, Outcome]:
     """Let those of the episodes that are due be looked at: a teacher says the next reply of some, others are stopped.
     Returns the outcomes of these."""
@@ -269,7 +269,7 @@ def _overseen(
         if episode.verdict is None and oversight.due(episode.attempt.task.job, episode.turns)
     }
     so_far = [
-        Watched(e.attempt.seed, _trajectory(e, Outcome(e.earned, Ending.TRUNCATED), engine.version, temperature))
+        Watched(e.attempt.seed, trajectory_of(e, Outcome(e.earned, Ending.TRUNCATED), engine.version, temperature))
         for e in due.values()
     ]
     outcomes: dict[int, Outcome] = {}
@@ -284,7 +284,8 @@ def _overseen(
     return outcomes
 
 
-def _trajectory(episode: _Episode, outcome: Outcome, version: int, temperature: float) -> Trajectory:
+def trajectory_of(episode: Episode, outcome: Outcome, version: int, temperature: float) -> Trajectory:
+    """The episode as a record; the outcome is what became of it."""
     attempt, task = episode.attempt, episode.attempt.task
     if attempt.prefix is not None:  # so that who reads it sees how it began
         task = replace(task, messages=tuple(conversation(task, attempt.prefix.turns)))

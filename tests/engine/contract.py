@@ -289,3 +289,22 @@ def loaded_weights_sample_from_then_on(bench: Bench) -> None:
     agrees(later, prompt, ask(engine, engine.open(1), prompt, GREEDY))  # nothing of before is in a cache
     engine.load(bench.model, version + 4)
     agrees(bench, prompt, ask(engine, engine.open(2), prompt, GREEDY))
+
+
+@promised
+def a_fork_may_take_only_the_beginning(bench: Bench) -> None:
+    """From any token on, those of the prompt and those that begin a block included; the original is left as it was."""
+    engine = bench.engine
+    first, prompt = engine.open(seed=1), list(range(3, 20))
+    talk = [*prompt, *ask(engine, first, prompt, Sampling(max_tokens=20)).tokens]
+    for length in (1, 16, 17, 18, 32, len(talk) - 1, len(talk)):
+        twin = engine.fork(first, seed=9, length=length)
+        agrees(bench, talk[:length], ask(engine, twin, [], GREEDY))
+        engine.close(twin)
+        twin = engine.fork(first, seed=9, length=length)
+        agrees(bench, [*talk[:length], 7], ask(engine, twin, [7], GREEDY))
+        engine.close(twin)
+    for length in (0, -1, len(talk) + 1):
+        with pytest.raises(UsageError, match=f"from 1 to the {len(talk)} tokens that the sequence holds, got {length}"):
+            engine.fork(first, seed=9, length=length)
+    agrees(bench, talk, ask(engine, first, [], GREEDY))

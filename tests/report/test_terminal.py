@@ -95,6 +95,20 @@ def test_exam_results_as_a_table() -> None:
     assert "40%" in text and "28\u201354%" in text and "50, 2 broke" in text and "80% " in text
 
 
+def test_searched_exams_tell_what_an_answer_took() -> None:
+    result = {"step": 0, "job": "maze", "split": "test", "tasks": 50, "episodes": 50, "success": 0.4, "value": None}
+    searched = result | {
+        "low": 0.28,
+        "high": 0.54,
+        "think": 8,
+        "strategy": "beam",
+        "tokens": 61720,
+        "value_tokens": 5000,
+    }
+    text = drawn(exam_table([searched]))
+    assert "tokens (beam \N{MULTIPLICATION SIGN}8)" in text and "1,234" in text and "V half-way" not in text
+
+
 def test_traces_are_printed_or_given_to_scripts(make_run: MakeRun) -> None:
     folder = make_run(("hops",), steps=6)
     console = Console(file=io.StringIO(), width=100)
