@@ -12,11 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from journeyman.errors import UsageError
 from journeyman.rollout.oversight import GO_ON, Decision, Rule, Watched
 from journeyman.rollout.teachers import Teacher
 from journeyman.types import Turn
+
+DRAW = 0xA5
+"""Sets the draw of who is led apart from all others that follow from an episode's seed."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,9 @@ class AskingConfig:
     """A teacher is asked where V is below this before an episode begins, and goes on until V reaches it."""
     replies: int = 10
     """Most replies of the teacher in one episode."""
+    whom: Literal["low", "any"] = "low"
+    """`low`: those of the lowest V, as above. `any`: whoever is drawn, always for all `replies`: the control that does
+    without V."""
     rehearsals: int = 8
     """Updates in each step that imitate what teachers have said so far, 32 episodes at a time."""
 
@@ -60,7 +69,8 @@ class Asking(Rule):
         return not turns or (turns[-1].by == "teacher" and len(turns) < self.config.replies)
 
     def decide(self, watched: Sequence[Watched]) -> list[Decision]:
-        in_need = [i for i, w in enumerate(watched) if w.value < self.config.enough]
+        blind = self.config.whom == "any"
+        in_need = [i for i, w in enumerate(watched) if blind or w.value < self.config.enough]
         begun = [i for i in in_need if watched[i].trajectory.turns]
         asked = begun + self._chosen(watched, [i for i in in_need if not watched[i].trajectory.turns])
         said = self.teacher.replies([watched[i].trajectory for i in asked])
@@ -71,12 +81,19 @@ class Asking(Rule):
         return decisions
 
     def _chosen(self, watched: Sequence[Watched], fresh: Sequence[int]) -> list[int]:
-        """Of the episodes that have not begun, those of the lowest V, one for each task, as far as the budget lasts."""
+        """Of the episodes that have not begun, those of the lowest V (or any), one for each task, as far as the budget
+        lasts."""
         chosen: list[int] = []
-        for i in sorted(fresh, key=lambda i: watched[i].value):
+        for i in sorted(fresh, key=lambda i: self._turn_in_line(watched[i])):
             task = watched[i].trajectory.task.id
             if task not in self.led and self.left >= self.config.replies:
                 self.led.add(task)
                 self.left -= self.config.replies
                 chosen.append(i)
         return chosen
+
+    def _turn_in_line(self, watched: Watched) -> float:
+        """The lower, the sooner it is led."""
+        if self.config.whom == "low":
+            return watched.value
+        return float(np.random.default_rng((watched.seed, DRAW)).random())

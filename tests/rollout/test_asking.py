@@ -126,6 +126,16 @@ def test_nobody_is_led_where_v_is_high() -> None:
     assert not teacher.shown
 
 
+def test_the_control_leads_any_and_all_the_way() -> None:
+    """That the four drawn of 40 are those of the lowest V has a chance of 1 in C(40, 4) = 91,390; the seeds are fixed."""
+    played = play(Asking(AskingConfig(budget=1.0, replies=5, whom="any"), Noting(), 20, 0), tasks=40)
+    led = [t for t in played if len(t.taught)]
+    assert [speakers(t) for t in led] == ["tttttp"] * 4
+    assert [t.task.index for t in led] != [0, 1, 2, 3]
+    again = play(Asking(AskingConfig(budget=1.0, replies=5, whom="any"), Noting(), 20, 0), tasks=40)
+    assert [t.task.index for t in again if len(t.taught)] == [t.task.index for t in led]
+
+
 @settings(max_examples=25)
 @given(
     budget=st.floats(0, 1),
