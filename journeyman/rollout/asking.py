@@ -5,7 +5,8 @@ roll-ins: 2204.02372). What it said is imitated (learn/lessons.py); what the pol
 the policy learns the ends of episodes V rises there, and the teacher hands over sooner.
 
 A budget is a promise: a step may spend what the turns of the steps before it have earned, less what teachers have said
-in them, and a teacher begins only where the budget lasts for all it may say.
+in them, and a teacher begins only where the budget lasts for all it may say. It may be spent in advance, for a teacher
+is worth most at the start: then it is kept by the end of the run, if episodes stay as long as they were.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class AskingConfig:
 
     budget: float = 0.0
     """Most turns that teachers say, as a share of all turns of a run; 0: nobody is asked."""
+    advance: int = 0
+    """Steps of those to come whose turns count as if they had been played."""
     teacher: str = "expert"
     """`expert` (the job's own), `person` (at the terminal), or a model as `model` names them."""
     enough: float = 0.5
@@ -46,22 +49,33 @@ class AskingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.budget <= 1:
             raise UsageError(f"asking: budget must lie in [0, 1], got {self.budget}")
-        for name, least in (("replies", 1), ("rehearsals", 0)):
+        for name, least in (("advance", 0), ("replies", 1), ("rehearsals", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"asking: {name} must be at least {least}, got {getattr(self, name)}")
+
+
+def left(config: AskingConfig, turns: int, taught: int, step: int, steps: int) -> int:
+    """How many turns a teacher may say now; below 0 where too many have been said already.
+
+    Args:
+        turns: of all episodes so far.
+        taught: those of them that a teacher said.
+        step: steps so far.
+        steps: of the whole run.
+    """
+    advance = turns / step * min(config.advance, steps - step) if step else 0.0
+    return int(config.budget * (turns + advance)) - taught
 
 
 class Asking(Rule):
     """The rule as :class:`Oversight` applies it, for the episodes of one step.
 
     Args:
-        turns: of all episodes before this step.
-        taught: those of them that a teacher said.
+        left: how many turns the teacher may say.
     """
 
-    def __init__(self, config: AskingConfig, teacher: Teacher, turns: int, taught: int) -> None:
-        self.config, self.teacher = config, teacher
-        self.left = int(config.budget * turns) - taught
+    def __init__(self, config: AskingConfig, teacher: Teacher, left: int) -> None:
+        self.config, self.teacher, self.left = config, teacher, left
         self.led: set[str] = set()
         """Tasks that a teacher has been asked about: the same demonstration again would teach less."""
 
