@@ -43,7 +43,7 @@ from journeyman.types import Trajectory, Verdict
 JOBS: Mapping[str, str] = {"maze": "maze,size=5,max_turns=30", "maze_patient": "maze,size=5,max_turns=60"}
 """The second is the same building with twice the patience: there a hopeless episode is long."""
 HEADLINE = "maze_patient"
-STOPPING = StoppingConfig(every=3)
+STOPPING = StoppingConfig(every=3, hopeless=0.15)
 NEVER = StoppingConfig()
 BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
 EPISODES = 512
