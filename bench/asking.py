@@ -33,7 +33,7 @@ CONTROL = (0.01, 0.05)
 """Budgets of the control."""
 ENOUGH = 0.9
 """Of the fully taught learner's success."""
-SCHOOL = SchoolConfig(demonstrations=2000, updates=300)
+SCHOOL = SchoolConfig(demonstrations=2000, updates=200)
 ATTEMPTS = 3
 
 
@@ -46,22 +46,22 @@ class Subject:
     """Episodes of one run."""
     updates: int
     """Of the policy in each step."""
-    asking: AskingConfig
 
 
+ASKING = AskingConfig(enough=0.9, advance=100)
+"""Nobody is led whose V says that it is not needed, and the budget of the whole run is there from the start."""
 JOBS: Mapping[str, Subject] = {
-    "hops": Subject("hops,min_hops=4,max_hops=6", 3072, 2, AskingConfig(enough=0.9)),
-    "maze": Subject("maze,size=5,max_turns=30", 2048, 8, AskingConfig()),
+    "hops": Subject("hops,min_hops=2", 1280, 2),
+    "maze": Subject("maze,size=5,max_turns=30", 1536, 8),
 }
 HEADLINE = "hops"
-"""The job without a teacher on which next to nothing is learned."""
 
 
-def arms(subject: Subject, quick: bool) -> dict[str, AskingConfig | None]:
+def arms(quick: bool) -> dict[str, AskingConfig | None]:
     """By name, how a run asks; None: the learner is fully taught."""
     budgets, control = ((0.05,), ()) if quick else (BUDGETS, CONTROL)
-    asked = {arm_name(b): replace(subject.asking, budget=b) for b in (0.0, *budgets)}
-    blind = {arm_name(b, "any"): replace(subject.asking, budget=b, whom="any") for b in control}
+    asked = {arm_name(b): replace(ASKING, budget=b) for b in (0.0, *budgets)}
+    blind = {arm_name(b, "any"): replace(ASKING, budget=b, whom="any") for b in control}
     return {"taught": None, **asked, **blind}
 
 
@@ -74,7 +74,7 @@ def configured(subject: Subject, asking: AskingConfig | None, seed: int, quick: 
     """A run of that arm; one that is fully taught goes to school and is examined, and no more."""
     budget = 384 if quick else subject.budget
     config = learning(
-        subject.spec, seed, budget, exam_every=budget // 3, attempts=1 if quick else ATTEMPTS, updates=subject.updates
+        subject.spec, seed, budget, exam_every=budget // 2, attempts=1 if quick else ATTEMPTS, updates=subject.updates
     )
     if asking is None:
         return replace(config, steps=0, school=replace(SCHOOL, updates=20) if quick else SCHOOL)
@@ -158,9 +158,9 @@ def draw(found: Mapping[str, Runs], file: Path) -> None:
 def play(job: str, options: argparse.Namespace) -> Runs:
     """All runs of a job, seed by seed."""
     subject = JOBS[job]
-    runs: Runs = {arm: {} for arm in arms(subject, options.quick)}
+    runs: Runs = {arm: {} for arm in arms(options.quick)}
     for seed in options.seeds:
-        for arm, asking in arms(subject, options.quick).items():
+        for arm, asking in arms(options.quick).items():
             config = configured(subject, asking, seed, options.quick)
             runs[arm][seed] = played(config, f"asking-{job}-{arm}-{seed}", options.cache)
     return runs
