@@ -35,7 +35,7 @@ class Played:
 
     Attributes:
         curve: what had been spent at each exam, and the success then.
-        taught: share of its turns that a teacher said.
+        taught: share of its turns that a teacher said; all, where there was school and nothing else.
     """
 
     curve: Curve
@@ -75,8 +75,9 @@ def played(config: LearnConfig, label: str, cache: Path) -> Played:
         for record in learn(config, place):
             if record["kind"] == "exam":
                 print(f"  {label}: step {record['step']}, {record['success']:.1%}", flush=True)
-        last = [r for r in read_lines(place / "metrics.jsonl") if r["kind"] == "learn"][-1]
-        kept = {"curve": asdict(read_curve(place)), "taught": last["taught"] / last["turns"]}
+        steps = [r for r in read_lines(place / "metrics.jsonl") if r["kind"] == "learn"]
+        taught = steps[-1]["taught"] / steps[-1]["turns"] if steps else 1.0
+        kept = {"curve": asdict(read_curve(place)), "taught": taught}
         write_atomically(file, json.dumps(kept))
         shutil.rmtree(place)
     kept = json.loads(file.read_text())
