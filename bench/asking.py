@@ -51,10 +51,11 @@ class Subject:
 ASKING = AskingConfig(enough=0.9, advance=100)
 """Nobody is led whose V says that it is not needed, and the budget of the whole run is there from the start."""
 JOBS: Mapping[str, Subject] = {
-    "hops": Subject("hops,min_hops=2", 1280, 2),
+    "hops": Subject("hops,min_hops=4,max_hops=6", 4096, 2),
     "maze": Subject("maze,size=5,max_turns=30", 1536, 8),
 }
 HEADLINE = "hops"
+"""The apprentice has seen chains of two and three and solves 2% of these: alone it has next to nothing to learn from."""
 
 
 def arms(quick: bool) -> dict[str, AskingConfig | None]:
