@@ -55,7 +55,7 @@ JOBS: Mapping[str, Subject] = {
     "maze": Subject("maze,size=5,max_turns=30", 1536, 8),
 }
 HEADLINE = "hops"
-"""The apprentice has seen chains of two and three and solves 2% of these: alone it has next to nothing to learn from."""
+"""The apprentice has seen chains of two and three, and solves 2% of these: there is next to nothing to learn from."""
 
 
 def arms(quick: bool) -> dict[str, AskingConfig | None]:
