@@ -37,12 +37,20 @@ from journeyman.model.load import find, load, save
 from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
-from journeyman.rollout.asking import Asking
+from journeyman.rollout.asking import Asking, left
 from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Oversight, Rule
 from journeyman.rollout.runner import attempts, environments_for, rollout
-from journeyman.rollout.stopping import Stopping, as_stopped, completed, prospects, stopping_report, threshold
+from journeyman.rollout.stopping import (
+    REMEMBERED,
+    Stopping,
+    as_stopped,
+    completed,
+    prospects,
+    stopping_report,
+    threshold,
+)
 from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
@@ -205,7 +213,7 @@ def oversight(s: Learning) -> Oversight | None:
         return None
     rules: list[Rule] = []
     if s.teacher is not None:
-        rules.append(Asking(asking, s.teacher, s.progress.turns, s.progress.taught))
+        rules.append(Asking(asking, s.teacher, may_be_said(s)))
     if stopping.every:
         rules.append(Stopping(stopping, hopeless_below(s)))
     return Oversight(s.learner.score, rules) if rules else None
@@ -224,6 +232,12 @@ def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: in
     told = {t.id: t.turns for t in store.episodes(min_step=step)} if config.asking.teacher == "person" else {}
     seconds = config.rollout.seconds_per_step
     return teacher_for(config.asking.teacher, jobs, told, seconds=seconds, slots=config.slots, context=config.context)
+
+
+def may_be_said(s: Learning) -> int:
+    """Turns that teachers may say in this step."""
+    p = s.progress
+    return left(s.config.asking, p.turns, p.taught, p.step, s.config.steps)
 
 
 def practice(s: Learning, step: int) -> list[Task]:
@@ -331,7 +345,7 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         if s.config.stopping.every:
             record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
             steps = s.progress.prospects.setdefault(name, [])
-            steps[:] = [*steps, prospects(usable(own), s.config.stopping.every)][-RECENT:]
+            steps[:] = [*steps, prospects(usable(own), s.config.stopping.every)][-REMEMBERED:]
         if s.teacher is not None:
             speakers = [turn.by for t in own for turn in t.turns]
             record[f"{name}/taught"] = speakers.count("teacher") / max(len(speakers), 1)
