@@ -16,6 +16,7 @@ from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
 from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
+from journeyman.rollout.practice import PracticeConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
 
@@ -60,6 +61,8 @@ class LearnConfig:
     """What to imitate before learning by trial and error."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are played."""
+    practice: PracticeConfig = field(default_factory=PracticeConfig)
+    """Which tasks the value function chooses."""
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     """Which episodes the value function stops."""
     asking: AskingConfig = field(default_factory=AskingConfig)
@@ -119,13 +122,14 @@ class LearnConfig:
                 reason="they correct the value function, and this credit rule has none",
                 fix="leave branch.share at 0, or take --credit.rule blend",
             )
-        self._check_oversight()
+        self._check_uses()
         if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
 
-    def _check_oversight(self) -> None:
-        """Whether V can look at episodes while they are played, if it is to."""
-        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget)):
+    def _check_uses(self) -> None:
+        """Whether V can look at tasks before, and at episodes while they are played, if it is to."""
+        chooses = self.practice.candidates > 1
+        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget), ("practice", chooses)):
             if switch and not self.uses_value:
                 raise UsageError(
                     f"{use} needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
@@ -136,6 +140,12 @@ class LearnConfig:
                     reason="with a lag V learns while it would have to look",
                     fix="leave out --lag",
                 )
+        if chooses and self.credit.gamma < 1:
+            raise UsageError(
+                f"practice needs credit.gamma 1, got {self.credit.gamma}",
+                reason="V of a task that takes long is small with a discount, however surely it is solved",
+                fix="leave out --credit.gamma, or --practice.candidates",
+            )
 
     @property
     def uses_value(self) -> bool:
