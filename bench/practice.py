@@ -106,17 +106,16 @@ def draw(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(JOBS), figsize=(9, 3.4), layout="constrained")
-    for axis, (job, name) in zip(axes, JOBS.items(), strict=True):
+    jobs = [job for job in JOBS if any(run["job"] == job for run in runs)]
+    figure, row = plt.subplots(1, len(jobs), figsize=(4.5 * len(jobs), 3.4), layout="constrained", squeeze=False)
+    axes = row[0]
+    for axis, job in zip(axes, jobs, strict=True):
         for side in SIDES:
             own = [run for run in runs if (run["job"], run["side"]) == (job, side)]
-            if own:
-                curves = 100 * np.array([run["held_out"] for run in own])
-                (line,) = axis.plot(own[0]["trajectories"], curves.mean(0), marker="o", ms=3, label=side)
-                axis.fill_between(
-                    own[0]["trajectories"], curves.min(0), curves.max(0), alpha=0.15, color=line.get_color()
-                )
-        axis.set(title=name, xlabel="trajectories", ylim=(0, 100))
+            spent, curves = own[0]["trajectories"], 100 * np.array([run["held_out"] for run in own])
+            (line,) = axis.plot(spent, curves.mean(0), marker="o", ms=3, label=side)
+            axis.fill_between(spent, curves.min(0), curves.max(0), alpha=0.15, color=line.get_color())
+        axis.set(title=JOBS[job], xlabel="trajectories", ylim=(0, 100))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("held-out tasks solved, %")
     axes[-1].legend(frameon=False, loc="lower right", title="tasks")
