@@ -18,6 +18,7 @@ from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
 from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
+from journeyman.rollout.practice import PracticeConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
 
@@ -74,6 +75,8 @@ class LearnConfig:
     """What to imitate before learning by trial and error."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are played."""
+    practice: PracticeConfig = field(default_factory=PracticeConfig)
+    """Which tasks the value function chooses."""
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     """Which episodes the value function stops."""
     asking: AskingConfig = field(default_factory=AskingConfig)
@@ -138,13 +141,14 @@ class LearnConfig:
                 reason="they correct the value function, and this credit rule has none",
                 fix="leave branch.share at 0, or take --credit.rule blend",
             )
-        self._check_oversight()
+        self._check_uses()
         if self.repeats == 1 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
 
-    def _check_oversight(self) -> None:
-        """Whether V can look at episodes while they are played, if it is to."""
-        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget)):
+    def _check_uses(self) -> None:
+        """Whether V can look at tasks before, and at episodes while they are played, if it is to."""
+        chooses = self.practice.candidates > 1
+        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget), ("practice", chooses)):
             if switch and not self.uses_value:
                 raise UsageError(
                     f"{use} needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
@@ -155,6 +159,12 @@ class LearnConfig:
                     reason="with a lag V learns while it would have to look",
                     fix="leave out --lag",
                 )
+        if chooses and self.credit.gamma < 1:
+            raise UsageError(
+                f"practice needs credit.gamma 1, got {self.credit.gamma}",
+                reason="V of a task that takes long is small with a discount, however surely it is solved",
+                fix="take --credit.gamma 1, or leave out --practice.candidates",
+            )
 
     @property
     def uses_value(self) -> bool:
@@ -188,6 +198,8 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
     credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
     if credit.rule == "auto":
         best = TURNS if several else ONE_TURN
+        if config.practice.candidates > 1:  # there V has to be the chance of success
+            best = replace(best, gamma=1.0)
         given = {f.name: getattr(credit, f.name) for f in fields(credit) if getattr(credit, f.name) != f.default}
         credit = replace(best, **given)
     alone = several and credit.rule == "gae" and config.repeats in (AUTO, 1)
