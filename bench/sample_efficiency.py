@@ -27,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.common import FOLDER, Results, parser
-from bench.efficiency.methods import DEFAULTS, METHODS, Settings
+from bench.efficiency.methods import METHODS, Settings
 from bench.efficiency.picture import draw
 from bench.efficiency.report import Curves, figures, table
 from bench.efficiency.runs import Order, finished
@@ -141,7 +141,7 @@ def tuned() -> Callable[[str, str], Settings]:
     """The settings by job and method: the best that tuning found, or the defaults."""
     file = FOLDER / f"{NAME}_tuning.json"
     kept = json.loads(file.read_text())["details"] if file.exists() else {}
-    return lambda job, method: kept.get(f"{job}.{method}", {}).get("best", DEFAULTS)
+    return lambda job, method: kept.get(f"{job}.{method}", {}).get("best", METHODS[method].default)
 
 
 def write_check(options: argparse.Namespace) -> None:

@@ -63,7 +63,9 @@ def start(subject: Subject, cache: Path) -> str:
     """The checkpoint that every method starts from; schooled once, and kept in the cache."""
     if not subject.updates:
         return "apprentice"
-    name = "".join(c if c.isalnum() or c in "=-_" else "-" for c in f"{subject.spec}-{PUPIL}-{subject.updates}")
+    name = "".join(
+        c if c.isalnum() or c in "=-_" else "-" for c in f"{subject.spec}-{PUPIL}-{DEMONSTRATIONS}-{subject.updates}"
+    )
     folder = cache / "start" / name
     if not folder.exists():
         config = SchoolConfig(demonstrations=DEMONSTRATIONS, updates=subject.updates)
