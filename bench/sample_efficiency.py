@@ -40,7 +40,7 @@ TUNING_SEED = 1000
 """Apart from those that are reported."""
 TUNING_SHARE = 2
 """A trial gets the budget divided by this."""
-SAME: Settings = {"learning_rate": 5e-4, "minibatches": 1}
+SAME: Settings = {"learning_rate": 2.5e-4, "tasks": 16, "minibatches": 1}
 """Of --check: one update on each step's episodes, for both."""
 QUICK_JOBS, QUICK_METHODS, QUICK_BUDGET = ("maze", "countdown"), ("grpo", "value"), 3072
 
