@@ -18,8 +18,9 @@ from typing import Any
 
 from bench.common import provenance, versions
 from bench.efficiency.methods import METHODS, REPEATS, Settings, shared
+from bench.efficiency.starts import start
 from bench.efficiency.stats import Curve
-from bench.efficiency.subjects import SUBJECTS, Subject, start
+from bench.efficiency.subjects import SUBJECTS, Subject
 from journeyman.exam.exam import ExamConfig, examine
 from journeyman.jobs import resolve
 from journeyman.learn.learner import Learner, UpdateConfig
@@ -56,7 +57,9 @@ class Order:
 
     def identity(self) -> dict[str, Any]:
         """What a curve has to have been made by to be this order's: the thresholds have no part in it."""
-        subject = {k: v for k, v in asdict(self.subject).items() if k not in ("thresholds", "length", "budget")}
+        subject = {
+            k: v for k, v in asdict(self.subject).items() if k not in ("thresholds", "length", "budget", "tuned_as")
+        }
         return json.loads(json.dumps({**asdict(self), "subject": subject}))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.common import Results
 from bench.efficiency import runs
-from bench.efficiency.methods import DEFAULT, METHODS, REPEATS, TRIALS, shared
+from bench.efficiency.methods import DEFAULT, METHODS, TRIALS, shared
 from bench.efficiency.picture import band, draw
 from bench.efficiency.report import Curves, figures, table
 from bench.efficiency.runs import Order, finished, play, read_curve
