@@ -27,12 +27,12 @@ AUTO = -1
 LEFT_OPEN = ("tasks", "repeats", "replay", "policy_replay", "value_warmup")
 """What may be :data:`AUTO`."""
 
-TURNS = CreditConfig(rule="gae", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
-"""Credit of jobs with several turns: from V alone. docs/value.md has the reasons."""
+TURNS = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
+"""Credit of jobs with several turns. docs/value.md has the reasons."""
 ONE_TURN = CreditConfig(rule="blend", unit="token")
-"""Credit of jobs with one turn: by the group, and by V as far as it knows more."""
+"""Credit of jobs with one turn."""
 WARMUP = 256
-"""Episodes of a job from which V learns before the policy does."""
+"""Episodes of a job from which V learns before the policy does, where it is trusted from the start (`gae`)."""
 
 
 def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
@@ -68,7 +68,7 @@ class LearnConfig:
     tasks: int = AUTO
     """Tasks of each job in one step; -1: 32 where each is played once, else 16."""
     repeats: int = AUTO
-    """Episodes of each task in one step: its group; -1: 1 for credit from V alone on jobs of several turns, else 8."""
+    """Episodes of each task in one step: its group; -1: 1 where V says what a group would, with several turns, else 8."""
     seed: int = 0
     """Fixes everything random."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
@@ -93,8 +93,8 @@ class LearnConfig:
     """Let the policy learn by low-rank adapters (2106.09685) instead of all its weights: the optimizer's state
     shrinks with what learns. School, where there is one, comes before and teaches all weights."""
     value_warmup: int = AUTO
-    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count. -1: as many as
-    play 256 episodes of a job."""
+    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count. -1: none
+    where V is trusted by degrees (`blend`), else as many as play 256 episodes of a job."""
     replay: int = AUTO
     """Earlier steps whose episodes the value function learns from again; -1: 3 where each task is played once, else
     1."""
@@ -192,8 +192,8 @@ class LearnConfig:
 def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
     """The configuration with everything in it that was left open: what measured best for such jobs (docs/value.md).
 
-    With credit from V alone, each task is played once in a step, steps are small, and policy and V learn again from
-    the last ones. Wherever episodes are compared with their group, tasks are played eight times and learned from once.
+    With several turns and a V, each task is played once in a step, steps are small, and policy and V learn again from
+    the last ones. Otherwise episodes are compared with their group: tasks are played eight times and learned from once.
     """
     credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
     if credit.rule == "auto":
@@ -202,7 +202,7 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
             best = replace(best, gamma=1.0)
         given = {f.name: getattr(credit, f.name) for f in fields(credit) if getattr(credit, f.name) != f.default}
         credit = replace(best, **given)
-    alone = several and credit.rule == "gae" and config.repeats in (AUTO, 1)
+    alone = several and credit.rule not in CRITIC_FREE and config.repeats in (AUTO, 1)
     repeats = config.repeats if config.repeats != AUTO else 1 if alone else 8
     tasks = config.tasks if config.tasks != AUTO else 32 if alone else 16
     measured = {
@@ -210,7 +210,7 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
         "repeats": repeats,
         "replay": 3 if alone else 1,
         "policy_replay": 3 if alone else 0,
-        "value_warmup": -(-WARMUP // (tasks * repeats)),
+        "value_warmup": -(-WARMUP // (tasks * repeats)) if credit.rule == "gae" else 0,
     }
     left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}
     return replace(config, credit=credit, **left_open)

@@ -16,14 +16,14 @@ MAZE, SUMS = resolve("maze"), resolve("countdown")
 
 def test_a_job_of_several_turns_is_played_once_a_task_and_learned_from_again() -> None:
     config = settled(LearnConfig(("maze",)), [MAZE])
-    assert (config.credit.rule, config.credit.unit, config.credit.gamma) == ("gae", "turn", 0.95)
-    assert (config.tasks, config.repeats, config.replay, config.policy_replay, config.value_warmup) == (32, 1, 3, 3, 8)
+    assert (config.credit.rule, config.credit.unit, config.credit.gamma) == ("blend", "turn", 0.95)
+    assert (config.tasks, config.repeats, config.replay, config.policy_replay, config.value_warmup) == (32, 1, 3, 3, 0)
 
 
 def test_a_job_of_one_turn_is_compared_with_its_group() -> None:
     config = settled(LearnConfig(("countdown",)), [SUMS])
     assert (config.credit.rule, config.credit.unit, config.credit.gamma) == ("blend", "token", 1.0)
-    assert (config.tasks, config.repeats, config.replay, config.policy_replay, config.value_warmup) == (16, 8, 1, 0, 2)
+    assert (config.tasks, config.repeats, config.replay, config.policy_replay, config.value_warmup) == (16, 8, 1, 0, 0)
 
 
 def test_groups_stay_groups_where_the_rule_compares_them() -> None:
@@ -36,9 +36,10 @@ def test_what_is_given_stays() -> None:
     given = replace(given, credit=CreditConfig(gamma=0.9))
     config = settled(given, [MAZE])
     assert [getattr(config, name) for name in LEFT_OPEN] == [5, 4, 0, 1, 0]
-    assert (config.credit.rule, config.credit.gamma, config.credit.lambda_policy) == ("gae", 0.9, 0.5)
+    assert (config.credit.rule, config.credit.gamma, config.credit.lambda_policy) == ("blend", 0.9, 0.5)
     explicit = LearnConfig(("maze",), credit=CreditConfig(rule="gae"))
-    assert settled(explicit, [MAZE]).credit == explicit.credit
+    config = settled(explicit, [MAZE])
+    assert config.credit == explicit.credit and config.value_warmup == 8
 
 
 @pytest.mark.parametrize("job", [MAZE, SUMS])

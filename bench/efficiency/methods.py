@@ -22,8 +22,6 @@ from journeyman.learn.optimizer import OptimizerConfig
 REPEATS = 8
 """Episodes of a task in one step: GRPO's group."""
 EXAM_TASKS = 200
-VALUE_WARMUP = 256
-"""Trajectories from which V learns before the policy does; charged like all others."""
 
 Settings = Mapping[str, float]
 """What is tuned: `learning_rate`, `tasks` (in one step, each played `REPEATS` times), `minibatches` (policy updates a
@@ -42,13 +40,13 @@ TRIALS: tuple[Settings, ...] = tuple(
 )
 """What is tried where a method has no trials of its own: from careful to bold, and many small steps instead of few
 large ones."""
-VALUE_DEFAULT: Settings = {"learning_rate": 2.5e-4, "tasks": 4, "minibatches": 4, "replay": 7}
+VALUE_DEFAULT: Settings = {"learning_rate": 2.5e-4, "tasks": 4, "minibatches": 4, "replay": 3}
 VALUE_TRIALS: tuple[Settings, ...] = tuple(
     {"learning_rate": rate, "tasks": tasks, "minibatches": parts, "replay": replay}
     for rate, tasks, parts, replay in (
-        (1e-4, 16, 1, 0),
         (5e-4, 16, 2, 0),
         (2.5e-4, 4, 1, 0),
+        (2.5e-4, 4, 2, 3),
         (2.5e-4, 4, 4, 3),
         (2.5e-4, 4, 4, 7),
     )
@@ -89,23 +87,24 @@ def rloo(base: LearnConfig, settings: Settings) -> LearnConfig:
 
 
 def value(base: LearnConfig, settings: Settings) -> LearnConfig:
-    """Credit by V. With several turns no task is played twice in a step: V says what a group would.
+    """Credit by V as far as it is trusted, and for the rest by the others (`blend`).
 
-    With one turn all that V can add to the group is what it says between tokens: `blend`.
+    With several turns no task is played twice in a step, for V says what a group would, and the last steps are learned
+    from again. With one turn V can only add what it says between tokens, and learning again hurts (docs/LOG.md).
     """
-    replay = int(settings["replay"])
-    step = base.tasks * base.repeats
+    several = resolve(base.jobs[0]).max_turns > 1
+    replay = int(settings["replay"]) if several else 0
     learned = replace(
         base,
         policy_replay=replay,
         replay=max(replay, 1),
-        value_warmup=max(VALUE_WARMUP // step, 1),
+        value_warmup=0,
         update=replace(base.update, critic=OptimizerConfig(learning_rate=1e-3)),
     )
-    if resolve(base.jobs[0]).max_turns == 1:
+    if not several:
         return replace(learned, credit=CreditConfig(rule="blend", unit="token"))
-    credit = CreditConfig(rule="gae", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
-    return replace(learned, tasks=step, repeats=1, credit=credit)
+    credit = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
+    return replace(learned, tasks=base.tasks * base.repeats, repeats=1, credit=credit)
 
 
 METHODS: Mapping[str, Method] = {
