@@ -211,12 +211,12 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
 
 def oversight(s: Learning) -> Oversight | None:
     """What V may do while this step's episodes are played: nothing before the warm-up is over."""
-    stopping, asking = s.config.stopping, s.config.asking
-    if s.progress.step < s.config.warmup:
+    stopping, asking, p = s.config.stopping, s.config.asking, s.progress
+    if p.step < s.config.warmup:
         return None
     rules: list[Rule] = []
     if s.teacher is not None:
-        rules.append(Asking(asking, s.teacher, may_be_said(s)))
+        rules.append(Asking(asking, s.teacher, left(asking, p.turns, p.taught, p.step, s.config.steps)))
     if stopping.every:
         rules.append(Stopping(stopping, hopeless_below(s)))
     return Oversight(s.learner.score, rules) if rules else None
@@ -235,12 +235,6 @@ def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: in
     told = {t.id: t.turns for t in store.episodes(min_step=step)} if config.asking.teacher == "person" else {}
     seconds = config.rollout.seconds_per_step
     return teacher_for(config.asking.teacher, jobs, told, seconds=seconds, slots=config.slots, context=config.context)
-
-
-def may_be_said(s: Learning) -> int:
-    """Turns that teachers may say in this step."""
-    p = s.progress
-    return left(s.config.asking, p.turns, p.taught, p.step, s.config.steps)
 
 
 def practice(s: Learning, step: int) -> list[Task]:
