@@ -68,7 +68,7 @@ class LearnConfig:
     tasks: int = AUTO
     """Tasks of each job in one step; -1: 32 where each is played once, else 16."""
     repeats: int = AUTO
-    """Episodes of each task in one step: its group; -1: 1 where V says what a group would, with several turns, else 8."""
+    """Episodes of each task in one step: its group; -1: 1 where V does instead of a group (several turns), else 8."""
     seed: int = 0
     """Fixes everything random."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
