@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.engine import Connection
 
 from journeyman.experience.codec import canonical, digest, link
 from journeyman.experience.ids import uuid7
 from journeyman.experience.schema import LOG, MENTIONS
+from journeyman.experience.statements import LAST_ENTRY, NEW_ENTRY, NEW_MENTION
 
 Kind = Literal["trajectory", "turn", "feedback", "metric", "erasure"]
 GENESIS = "0" * 64
@@ -51,7 +52,7 @@ class Entry:
 
 def head(connection: Connection) -> tuple[int, str]:
     """Number and link of the last entry."""
-    last = connection.execute(select(LOG.c.number, LOG.c.chain).order_by(LOG.c.number.desc()).limit(1)).first()
+    last = connection.execute(LAST_ENTRY).first()
     return (0, GENESIS) if last is None else (last.number, last.chain)
 
 
@@ -77,10 +78,10 @@ def append(connection: Connection, entries: Sequence[Entry]) -> int:
             }
         )
     if rows:
-        connection.execute(insert(LOG), rows)
+        connection.execute(NEW_ENTRY, rows)
     mentions = [{"episode": id, "number": n} for n, e in enumerate(entries, before + 1) for id in e.about]
     if mentions:
-        connection.execute(insert(MENTIONS), mentions)
+        connection.execute(NEW_MENTION, mentions)
     return before + 1
 
 

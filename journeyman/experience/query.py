@@ -14,8 +14,9 @@ from journeyman.errors import NotKept, UsageError
 from journeyman.experience.codec import decode
 from journeyman.experience.outcomes import Episode
 from journeyman.experience.records import REWARD, EpisodeFilter, EpisodeSummary, Feedback, Metric, Page, ServedTurn
-from journeyman.experience.schema import EPISODES, LOG, MENTIONS, VERSIONS
+from journeyman.experience.schema import EPISODES, LOG, VERSIONS
 from journeyman.experience.served_codec import decode_feedback, decode_turn
+from journeyman.experience.statements import ENTRIES_OF, EPISODE_OF, FEEDBACK_OF, TURN_OF
 from journeyman.types import SUCCESS
 
 MOST = 1000
@@ -94,7 +95,7 @@ def summaries(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Episode
 
 def whole(connection: Connection, id: str) -> Episode:
     """An episode with everything that is known of it."""
-    row = connection.execute(select(EPISODES).where(EPISODES.c.id == id)).first()
+    row = connection.execute(EPISODE_OF, {"of": id}).first()
     if row is None or row.erased is not None:
         raise NotKept(id, erased=row is not None)
     return _whole(connection, row)
@@ -104,7 +105,7 @@ def _whole(connection: Connection, row: Row[Any]) -> Episode:
     turns: dict[str, ServedTurn] = {}
     trajectory = None
     feedback: list[Feedback] = []
-    for entry in entries_of(connection, row.id):
+    for entry in connection.execute(ENTRIES_OF, {"of": row.id}):
         match entry.kind:
             case "turn":
                 after = json.loads(entry.record)["after"]
@@ -125,18 +126,9 @@ def news(connection: Connection, cursor: int, limit: int) -> News:
     return News(tuple(_whole(connection, row) for row in rows), rows[-1].last if rows else cursor)
 
 
-def entries_of(connection: Connection, episode: str) -> Sequence[Row[Any]]:
-    """The log's entries about an episode, in order."""
-    about = LOG.join(MENTIONS, MENTIONS.c.number == LOG.c.number)
-    query = select(LOG.c.kind, LOG.c.record, LOG.c.columns).select_from(about).where(MENTIONS.c.episode == episode)
-    return connection.execute(query.order_by(LOG.c.number)).all()
-
-
 def feedback_of(connection: Connection, episode: str) -> list[Feedback]:
     """All feedback on an episode, in the order it came."""
-    about = LOG.join(MENTIONS, MENTIONS.c.number == LOG.c.number)
-    query = select(LOG.c.record).select_from(about).where(MENTIONS.c.episode == episode, LOG.c.kind == "feedback")
-    return [decode_feedback(record) for record in connection.execute(query.order_by(LOG.c.number)).scalars()]
+    return [decode_feedback(record) for record in connection.execute(FEEDBACK_OF, {"of": episode}).scalars()]
 
 
 def turn_before(
@@ -154,7 +146,7 @@ def turn_before(
     while id is not None and before is None:
         before = recent(id)
         if before is None:
-            row = connection.execute(select(LOG.c.record, LOG.c.columns).where(LOG.c.id == id)).first()
+            row = connection.execute(TURN_OF, {"of": id}).first()
             if row is None:
                 break
             missing.append(row)
@@ -168,10 +160,12 @@ def turn_before(
 
 def known_metrics(connection: Connection, name: str | None = None) -> dict[str, Metric]:
     """The metrics that were declared (this one alone), by name."""
+    if name == REWARD.name:
+        return {name: REWARD}
     query = select(LOG.c.record).where(LOG.c.kind == "metric")
     if name is not None:
         query = query.where(LOG.c.id == f"metric {name}")
-    found = {} if name not in (None, REWARD.name) else {REWARD.name: REWARD}
+    found = {} if name is not None else {REWARD.name: REWARD}
     for text in connection.execute(query.order_by(LOG.c.number)).scalars():
         record: dict[str, Any] = json.loads(text)
         metric = Metric(**{k: v for k, v in record.items() if k not in ("kind", "id")})

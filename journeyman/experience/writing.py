@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, Select, or_, select, text, update
 from sqlalchemy.engine import Connection
 
 from journeyman.errors import NotKept, StoreConflict, UnknownName, UsageError
@@ -22,6 +22,16 @@ from journeyman.experience.query import feedback_of, known_metrics, turn_before
 from journeyman.experience.records import REWARD, Feedback, Metric, ServedTurn
 from journeyman.experience.schema import EPISODES, LOG, MENTIONS, VERSIONS
 from journeyman.experience.served_codec import decode_feedback, encode_feedback, encode_turn
+from journeyman.experience.statements import (
+    CHANGED_EPISODE,
+    DIGEST_OF,
+    EPISODE_OF,
+    NEW_EPISODE,
+    NEW_VERSION,
+    RECORD_OF,
+    RECORD_ONCE,
+    VERSIONS_OF,
+)
 from journeyman.types import Trajectory
 
 RECENT = 1024
@@ -55,7 +65,7 @@ def add(connection: Connection, trajectories: Sequence[Trajectory]) -> None:
     fresh: list[Trajectory] = []
     for t in trajectories:
         record, columns, content = encode(t)
-        there = connection.execute(select(LOG.c.digest).where(LOG.c.id == t.id)).scalar()
+        there = _digest_of(connection, t.id)
         if there == content:
             continue
         if there is not None:
@@ -86,7 +96,7 @@ def add(connection: Connection, trajectories: Sequence[Trajectory]) -> None:
             "updated": now,
         }
         _put(connection, t.id, values, new=row is None)
-        _made_by(connection, t.id, {t.policy_version})
+        _made_by(connection, t.id, {t.policy_version}, new=row is None)
 
 
 def record(connection: Connection, turns: Sequence[ServedTurn], recent: RecentTurns) -> None:
@@ -99,8 +109,7 @@ def record(connection: Connection, turns: Sequence[ServedTurn], recent: RecentTu
             raise StoreConflict(f"the episode {turn.episode} was kept whole by the learning loop: it has no more turns")
         before = turn_before(connection, turn, recent.get)
         text, columns = encode_turn(turn, before)
-        there = connection.execute(select(LOG.c.digest).where(LOG.c.id == turn.id)).scalar()
-        if there is not None:
+        if there := _digest_of(connection, turn.id):
             if there != digest(text, columns):
                 raise StoreConflict(f"the turn {turn.id} is kept already, with other content")
             continue
@@ -122,7 +131,7 @@ def record(connection: Connection, turns: Sequence[ServedTurn], recent: RecentTu
             "updated": turn.ended if row is None else max(row.updated, turn.ended),
         }
         _put(connection, turn.episode, values, new=row is None)
-        _made_by(connection, turn.episode, {span.version for span in turn.spans})
+        _made_by(connection, turn.episode, {span.version for span in turn.spans}, new=row is None)
 
 
 def declare(connection: Connection, metric: Metric) -> None:
@@ -140,8 +149,8 @@ def give(connection: Connection, feedback: Feedback, under_way: bool) -> Feedbac
     once = None
     if feedback.idempotency_key is not None:
         once = hashlib.sha256(f"{feedback.key}\0{feedback.idempotency_key}".encode()).hexdigest()
-    same = or_(LOG.c.id == feedback.id, LOG.c.once == once) if once else LOG.c.id == feedback.id
-    there = connection.execute(select(LOG.c.kind, LOG.c.record).where(same)).first()
+    there = connection.execute(RECORD_ONCE, {"once": once}).first() if once else None
+    there = there or connection.execute(RECORD_OF, {"of": feedback.id}).first()
     if there is not None:
         kept = decode_feedback(there.record) if there.kind == "feedback" else None
         if kept is None or replace(feedback, id=kept.id, at=kept.at) != kept:
@@ -162,11 +171,12 @@ def give(connection: Connection, feedback: Feedback, under_way: bool) -> Feedbac
     number = append(connection, [entry])
     for id, row in rows.items():
         at = feedback.at if row is None or row.updated is None else max(row.updated, feedback.at)
-        values = {"last": number, "updated": at}
+        values = {"last": number, "updated": at, "feedback": (0 if row is None else row.feedback) + 1}
         if row is None:
             values |= {"first": number, "origin": "unseen"}
+        if (row is None or row.origin != "learning") and feedback.metric == REWARD.name and feedback.value is not None:
+            values["reward"] = _reward(feedback_of(connection, id), id)
         _put(connection, id, values, new=row is None)
-        _count_feedback(connection, id)
     return feedback
 
 
@@ -191,13 +201,8 @@ def _check(connection: Connection, feedback: Feedback, row: Row[Any] | None, und
             raise UsageError(f"the metric {metric.name!r} is of a {metric.level}, and the feedback is of another")
 
 
-def _count_feedback(connection: Connection, id: str) -> None:
-    """Bring the index up to date with an episode's feedback."""
-    feedback = feedback_of(connection, id)
-    connection.execute(update(EPISODES).where(EPISODES.c.id == id).values(feedback=len(feedback)))
-    reward = vote((f for f in feedback if f.episode == id and f.turn is None), REWARD)
-    served = EPISODES.c.id == id, EPISODES.c.origin != "learning"
-    connection.execute(update(EPISODES).where(*served).values(reward=reward))
+def _reward(feedback: Sequence[Feedback], id: str) -> float | None:
+    return vote((f for f in feedback if f.episode == id and f.turn is None), REWARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +243,12 @@ def erase(connection: Connection, wanted: Erasure) -> int:
     for page in _pages(sorted(gone)):
         connection.execute(update(EPISODES).where(EPISODES.c.id.in_(page)).values(blank))
         connection.execute(VERSIONS.delete().where(VERSIONS.c.episode.in_(page)))
-    for id in touched:
-        _count_feedback(connection, id)
+    for id in touched:  # others that the feedback was about, too
+        left = feedback_of(connection, id)
+        one = EPISODES.c.id == id
+        connection.execute(update(EPISODES).where(one).values(feedback=len(left)))
+        not_graded = EPISODES.c.origin != "learning"
+        connection.execute(update(EPISODES).where(one, not_graded).values(reward=_reward(left, id)))
     return len(gone)
 
 
@@ -248,21 +257,25 @@ def probe(connection: Connection) -> None:
     connection.execute(text("UPDATE migrations SET date = date"))
 
 
+def _digest_of(connection: Connection, id: str) -> str | None:
+    return connection.execute(DIGEST_OF, {"of": id}).scalar()
+
+
 def _index_row(connection: Connection, id: str) -> Row[Any] | None:
-    return connection.execute(select(EPISODES).where(EPISODES.c.id == id)).first()
+    return connection.execute(EPISODE_OF, {"of": id}).first()
 
 
 def _put(connection: Connection, id: str, values: dict[str, Any], *, new: bool) -> None:
     if new:
-        connection.execute(insert(EPISODES), {"id": id, **values})
+        connection.execute(NEW_EPISODE, {"id": id, **values})
     else:
-        connection.execute(update(EPISODES).where(EPISODES.c.id == id).values(values))
+        connection.execute(CHANGED_EPISODE, {"of": id, **values})
 
 
-def _made_by(connection: Connection, id: str, versions: set[int]) -> None:
-    known = set(connection.execute(select(VERSIONS.c.version).where(VERSIONS.c.episode == id)).scalars())
-    for version in sorted(versions - known):
-        connection.execute(insert(VERSIONS), {"episode": id, "version": version})
+def _made_by(connection: Connection, id: str, versions: set[int], *, new: bool) -> None:
+    known: set[int] = set() if new else set(connection.execute(VERSIONS_OF, {"of": id}).scalars())
+    if fresh := [{"episode": id, "version": version} for version in sorted(versions - known)]:
+        connection.execute(NEW_VERSION, fresh)
 
 
 def _number(value: float) -> float | None:
