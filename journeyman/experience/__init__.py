@@ -11,6 +11,7 @@ from journeyman.experience.records import (
     Metric,
     Page,
     ServedTurn,
+    StoreInfo,
     VersionSpan,
 )
 from journeyman.experience.store import Store
@@ -26,6 +27,7 @@ __all__ = [
     "Page",
     "ServedTurn",
     "Store",
+    "StoreInfo",
     "VersionSpan",
     "made_at",
     "uuid7",

@@ -7,7 +7,9 @@ disk, or with the error for which it is not.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +27,8 @@ from journeyman.errors import StoreError, StoreUnavailable
 T = TypeVar("T")
 PATIENCE = 5000
 """Milliseconds that a writer waits for another process to end its transaction."""
+ROOM = 64 * 2**20
+"""Bytes that should be free on the disk before new work is taken on."""
 WRITERS = 0x6A6F75726E6579
 """The key of PostgreSQL's advisory lock that makes writers follow one another ("journey")."""
 
@@ -105,6 +109,22 @@ class Database:
         except RuntimeError as error:  # closed
             raise StoreError(f"the store {self.name} was closed") from error
         return piece.future
+
+    def size(self) -> int | None:
+        """Bytes on disk; None for a server's."""
+        if self.file is None:
+            return None
+        files = (Path(f"{self.file}{suffix}") for suffix in ("", "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def check_room(self) -> None:
+        """Raises StoreUnavailable: the disk is nearly full."""
+        if self.file is None:
+            return
+        with self._attempt("write"):
+            free = shutil.disk_usage(self.file.parent).free
+            if free < ROOM:
+                raise OSError(errno.ENOSPC, f"No space: {free} bytes are free, at least {ROOM} are wanted")
 
     def forget(self) -> None:
         """Take what was erased out of SQLite's write-ahead log, too, as far as nobody is reading it."""

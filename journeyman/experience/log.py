@@ -123,12 +123,17 @@ def about(kind: str, record: Mapping[str, Any]) -> set[str]:
             return set()
 
 
-def verify(connection: Connection) -> list[str]:
-    """Derive every digest, the chain and the index again; what does not fit, in words."""
+def verify(connection: Connection, known: tuple[int, str] | None = None) -> list[str]:
+    """Derive every digest, the chain and the index again; what does not fit, in words.
+
+    Args:
+        known: number and link of what was once the last entry.
+    """
     problems: list[str] = []
     chain, expected = GENESIS, 0
     empty: set[int] = set()
     declared: set[int] = set()
+    recalled = known is None or known == (0, GENESIS)
     for row, mentioned in _rows(connection):
         noun = "episode" if row.kind == "trajectory" else row.kind
         name = f"the entry {row.number}" if row.id is None else f"the {noun} {row.id}"
@@ -151,6 +156,9 @@ def verify(connection: Connection) -> list[str]:
         if chain != row.chain:
             problems.append(f"the chain breaks at {name}")
             chain = row.chain
+        recalled |= known == (row.number, chain)
+    if not recalled and known is not None:
+        problems.append(f"the log does not go on from the entry {known[0]} that was its last")
     problems += [f"the entry {number} was erased without a note of it" for number in sorted(empty - declared)]
     problems += [f"the entry {number} is said to be erased and is there" for number in sorted(declared - empty)]
     return problems

@@ -7,13 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, select
+from sqlalchemy import ColumnElement, Row, func, select, text
 from sqlalchemy.engine import Connection
 
 from journeyman.errors import NotKept, UsageError
 from journeyman.experience.codec import decode
+from journeyman.experience.log import head
 from journeyman.experience.outcomes import Episode
-from journeyman.experience.records import REWARD, EpisodeFilter, EpisodeSummary, Feedback, Metric, Page, ServedTurn
+from journeyman.experience.records import (
+    REWARD,
+    EpisodeFilter,
+    EpisodeSummary,
+    Feedback,
+    Metric,
+    Page,
+    ServedTurn,
+    StoreInfo,
+)
 from journeyman.experience.schema import EPISODES, LOG, VERSIONS
 from journeyman.experience.served_codec import decode_feedback, decode_turn
 from journeyman.experience.statements import ENTRIES_OF, EPISODE_OF, FEEDBACK_OF, TURN_OF
@@ -166,8 +176,28 @@ def known_metrics(connection: Connection, name: str | None = None) -> dict[str, 
     if name is not None:
         query = query.where(LOG.c.id == f"metric {name}")
     found = {} if name is not None else {REWARD.name: REWARD}
-    for text in connection.execute(query.order_by(LOG.c.number)).scalars():
-        record: dict[str, Any] = json.loads(text)
+    for line in connection.execute(query.order_by(LOG.c.number)).scalars():
+        record: dict[str, Any] = json.loads(line)
         metric = Metric(**{k: v for k, v in record.items() if k not in ("kind", "id")})
         found[metric.name] = metric
     return found
+
+
+def info(connection: Connection, size: int | None) -> StoreInfo:
+    """The store at a glance."""
+    e, number = EPISODES.c, func.count()
+    entries, chain = head(connection)
+    origins = connection.execute(select(e.origin, number).group_by(e.origin).order_by(e.origin))
+    kept = select(LOG.c.kind, number).where(LOG.c.record.is_not(None)).group_by(LOG.c.kind).order_by(LOG.c.kind)
+    first, last = connection.execute(select(func.min(e.started), func.max(e.updated))).one()
+    return StoreInfo(
+        schema=connection.execute(text("SELECT max(version) FROM migrations")).scalar_one(),
+        entries=entries,
+        head=chain,
+        episodes={origin: count for origin, count in origins},
+        kinds={kind: count for kind, count in connection.execute(kept)},
+        metrics=tuple(known_metrics(connection)),
+        first=first,
+        last=last,
+        bytes=size,
+    )

@@ -324,3 +324,30 @@ class Page:
 
     episodes: tuple[EpisodeSummary, ...]
     cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """A store at a glance.
+
+    Attributes:
+        schema: version of its schema.
+        entries: of the log.
+        head: the last link of the hash chain. Who notes it elsewhere, with `entries`, can later tell whether the end of
+            the log was cut off, which nothing inside of it can show.
+        episodes: how many of each origin; `erased` and `unseen` among them.
+        kinds: how many entries of each kind that still have their content.
+        metrics: those that were declared.
+        first, last: when the first episode of which this is known began, and when something last came of one.
+        bytes: on disk; None for a database server.
+    """
+
+    schema: int
+    entries: int
+    head: str
+    episodes: Mapping[str, int]
+    kinds: Mapping[str, int]
+    metrics: tuple[str, ...]
+    first: float | None
+    last: float | None
+    bytes: int | None

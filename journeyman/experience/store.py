@@ -21,7 +21,7 @@ from journeyman.experience.log import verify
 from journeyman.experience.migrations import migrate
 from journeyman.experience.outcomes import Episode
 from journeyman.experience.query import News
-from journeyman.experience.records import EpisodeFilter, Feedback, Metric, Page, ServedTurn
+from journeyman.experience.records import EpisodeFilter, Feedback, Metric, Page, ServedTurn, StoreInfo
 from journeyman.experience.schema import EPISODES, LOG
 from journeyman.types import Ending, Trajectory
 
@@ -125,6 +125,7 @@ class Store:
         Raises:
             StoreUnavailable: it could not.
         """
+        self._database.check_room()
         self._database.write(writing.probe).result()
 
     # -- care ------------------------------------------------------------------------------------------
@@ -158,9 +159,17 @@ class Store:
         self._database.forget()
         return gone
 
-    def verify(self) -> list[str]:
-        """Derive every digest and the chain again; what does not fit, in words. Empty when all is as written."""
-        return self._database.read(verify)
+    def verify(self, head: tuple[int, str] | None = None) -> list[str]:
+        """Derive every digest and the chain again; what does not fit, in words. Empty when all is as written.
+
+        Args:
+            head: `entries` and `head` of an earlier :meth:`info`: whether the log still holds what it held then.
+        """
+        return self._database.read(lambda c: verify(c, head))
+
+    def info(self) -> StoreInfo:
+        """The store at a glance."""
+        return self._database.read(lambda c: query.info(c, self._database.size()))
 
     # -- reading ---------------------------------------------------------------------------------------
 
