@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,18 @@ def encode(t: Trajectory) -> tuple[str, bytes, str]:
     return text, columns, digest(text, columns)
 
 
-def canonical(record: Mapping[str, Any]) -> str:
-    """The one JSON text of a record. A lone surrogate, which no UTF-8 has, stays escaped, and so does all else then."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def canonical(record: Mapping[str, Any], *, allow_nan: bool = True) -> str:
+    """The one JSON text of a record. A lone surrogate, which no UTF-8 has, stays escaped, and so does all else then.
+
+    Raises:
+        ValueError, TypeError: it holds what JSON cannot.
+    """
+    write = partial(json.dumps, record, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
+    text = write(ensure_ascii=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(record, sort_keys=True, separators=(",", ":"))
+        return write()
     return text
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +130,8 @@ class Database:
         """Take what was erased out of SQLite's write-ahead log, too, as far as nobody is reading it."""
         if self.file is not None:
             with self._attempt("write"), self.engine.connect() as connection:
-                connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # outside of any transaction
 
     def _write_group(self) -> None:
         with self._lock:
@@ -153,12 +154,12 @@ class Database:
                 piece.acknowledge()
 
     @contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+    def _transaction(self, *, writes: bool) -> Generator[Connection]:
         with self.engine.connect().execution_options(writes=writes) as connection, connection.begin():
             yield connection
 
     @contextmanager
-    def _attempt(self, verb: str) -> Iterator[None]:
+    def _attempt(self, verb: str) -> Generator[None]:
         """Turn the database's errors into ours."""
         try:
             yield

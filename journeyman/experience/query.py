@@ -151,7 +151,7 @@ def turn_before(
     """
     if turn.after is None:
         return None
-    missing: list[Row[Any]] = []
+    missing: list[Row[Any, Any]] = []
     before, id = None, turn.after
     while id is not None and before is None:
         before = recent(id)
@@ -171,11 +171,11 @@ def turn_before(
 def known_metrics(connection: Connection, name: str | None = None) -> dict[str, Metric]:
     """The metrics that were declared (this one alone), by name."""
     if name == REWARD.name:
-        return {name: REWARD}
+        return {REWARD.name: REWARD}
     query = select(LOG.c.record).where(LOG.c.kind == "metric")
     if name is not None:
         query = query.where(LOG.c.id == f"metric {name}")
-    found = {} if name is not None else {REWARD.name: REWARD}
+    found: dict[str, Metric] = {} if name is not None else {REWARD.name: REWARD}
     for line in connection.execute(query.order_by(LOG.c.number)).scalars():
         record: dict[str, Any] = json.loads(line)
         metric = Metric(**{k: v for k, v in record.items() if k not in ("kind", "id")})

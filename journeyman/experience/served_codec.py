@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from journeyman.errors import UsageError
 from journeyman.experience.codec import canonical, pack, unpack
 from journeyman.experience.records import Feedback, ServedTurn, VersionSpan
 from journeyman.types import IntArray
@@ -39,6 +40,9 @@ def encode_turn(turn: ServedTurn, before: ServedTurn | None) -> tuple[str, bytes
 
     Args:
         before: the turn that `turn.after` names; None where that is gone.
+
+    Raises:
+        UsageError: its messages or parameters are no JSON.
     """
     kept = kept_messages = 0
     if before is not None:
@@ -54,7 +58,10 @@ def encode_turn(turn: ServedTurn, before: ServedTurn | None) -> tuple[str, bytes
         "completion": len(turn.completion),
     }
     columns = ((turn.tokens[kept:], "<i4"), (turn.logprobs, "<f4"), (turn.values[kept:], "<f4"))
-    return canonical(record), pack(columns)
+    try:
+        return canonical(record, allow_nan=False), pack(columns)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the turn {turn.id} holds what JSON cannot", reason=str(error)) from error
 
 
 def decode_turn(text: str, columns: bytes, before: ServedTurn | None) -> ServedTurn:
