@@ -22,6 +22,7 @@ from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.progress import default_folder, follow, follow_school
+from journeyman.store_commands import StoreCommand
 
 console = Console(stderr=True)
 EXAMPLES = """
@@ -33,6 +34,7 @@ examples:
   journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
   journeyman exam runs/mine maze --attempts 4
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
+  journeyman store verify runs/mine                  derive every hash of what was kept again
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -332,7 +334,8 @@ def finish(folder: Path, as_json: bool) -> None:
         console.print(f"report      {report}\ncheckpoint  {folder / 'model'}\ntraces      journeyman trace {folder}")
 
 
-Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Demo | Bench
+Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
+Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
 
 
 @dataclass(frozen=True)

@@ -154,12 +154,12 @@ class Database:
                 piece.acknowledge()
 
     @contextmanager
-    def _transaction(self, *, writes: bool) -> Generator[Connection]:
+    def _transaction(self, *, writes: bool) -> Generator[Connection, None, None]:
         with self.engine.connect().execution_options(writes=writes) as connection, connection.begin():
             yield connection
 
     @contextmanager
-    def _attempt(self, verb: str) -> Generator[None]:
+    def _attempt(self, verb: str) -> Generator[None, None, None]:
         """Turn the database's errors into ours."""
         try:
             yield

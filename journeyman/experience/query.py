@@ -31,6 +31,8 @@ from journeyman.types import SUCCESS
 
 MOST = 1000
 """Episodes of one page."""
+SEEN = ("served", "learning")
+"""Origins of the episodes that lists show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def browse(connection: Connection, wanted: EpisodeFilter, cursor: str | None, li
     """A page of the list of episodes, newest first."""
     if not 1 <= limit <= MOST:
         raise UsageError(f"limit must lie in 1 to {MOST}, got {limit}")
-    query = select(EPISODES).where(EPISODES.c.origin.in_(("served", "learning")), *_tests(wanted))
+    query = select(EPISODES).where(EPISODES.c.origin.in_(SEEN), *_tests(wanted))
     if cursor is not None:
         if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
             raise UsageError(f"{cursor!r} is no cursor", fix="give the one that came with the page before")
@@ -53,6 +55,13 @@ def browse(connection: Connection, wanted: EpisodeFilter, cursor: str | None, li
     rows = connection.execute(query.order_by(EPISODES.c.first.desc()).limit(limit + 1)).all()
     shown = rows[:limit]
     return Page(summaries(connection, shown), str(shown[-1].first) if len(rows) > limit else None)
+
+
+def every(connection: Connection, wanted: EpisodeFilter, after: int, limit: int) -> tuple[list[Episode], int | None]:
+    """Whole episodes in the order they began, from after this entry on; and where to go on, None at the end."""
+    query = select(EPISODES).where(EPISODES.c.origin.in_(SEEN), EPISODES.c.first > after, *_tests(wanted))
+    rows = connection.execute(query.order_by(EPISODES.c.first).limit(limit)).all()
+    return [_whole(connection, row) for row in rows], rows[-1].first if rows else None
 
 
 def _tests(wanted: EpisodeFilter) -> list[ColumnElement[bool]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -188,6 +189,15 @@ class Store:
             NotKept: there is none, or it was erased.
         """
         return self._database.read(lambda c: query.whole(c, id))
+
+    def every(self, wanted: EpisodeFilter | None = None) -> Iterator[Episode]:
+        """All episodes for which the filter holds, whole, in the order they began; a few at a time are in memory."""
+        after: int | None = 0
+        while after is not None:
+            page, after = self._database.read(
+                partial(query.every, wanted=wanted or EpisodeFilter(), after=after, limit=50)
+            )
+            yield from page
 
     def news(self, cursor: int = 0, *, limit: int = 100) -> News:
         """Served episodes of which something has come since the cursor (0: the beginning), each whole.

@@ -300,9 +300,8 @@ with Store(sys.argv[1]) as store:
 def test_two_processes_write_one_store(where: str) -> None:
     with Store(where) as store:
         command = [sys.executable, "-c", CHILD, where, "50"]
-        children = [
-            subprocess.Popen([*command, name], cwd=ROOT, env={**os.environ, "PYTHONPATH": _path()}) for name in "ab"
-        ]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        children = [subprocess.Popen([*command, name], cwd=ROOT, env=environment) for name in "ab"]
         for _ in range(20):
             store.record([served(user="c")]).result()
         assert [child.wait() for child in children] == [0, 0]
