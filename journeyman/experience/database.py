@@ -197,19 +197,22 @@ class Database:
 
 def _done(piece: _Work[Any], connection: Connection) -> bool:
     """Do one piece of a group. What it gets wrong itself is its own failure; the database's is everyone's."""
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            piece.do(connection)
+        piece.do(connection)
     except (OperationalError, InterfaceError):
-        raise
+        raise  # SQLite may have undone the whole transaction already, savepoints with it
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
+        savepoint.rollback()
         piece.future.set_exception(StoreError("the store does not take this", reason=str(error.orig)))
         return False
     except Exception as error:
+        savepoint.rollback()
         piece.future.set_exception(error)
         return False
+    savepoint.commit()
     return True
 
 

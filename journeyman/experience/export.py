@@ -29,6 +29,8 @@ Line = dict[str, Any]
 Messages = list[Line]
 BATCH = 256
 """Rows that are held in memory until they are written."""
+ENDS_OF_LINES = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+"""Within JSON's strings they are allowed, and tear a line apart for readers that follow Unicode."""
 
 
 def conversations(episode: Episode) -> Iterator[Line]:
@@ -128,7 +130,7 @@ def write_lines(file: Path, rows: Iterable[Line]) -> int:
     try:
         with draft.open("w", encoding="utf-8", errors="backslashreplace") as out:
             for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(json.dumps(row, ensure_ascii=False).translate(ENDS_OF_LINES) + "\n")
                 count += 1
         os.replace(draft, file)
     except OSError as error:
