@@ -58,7 +58,9 @@ class StoreTarget:
     def __init__(self, where: Path, careless: bool) -> None:
         self._arguments = (str(where), careless)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["bench.common", "journeyman.experience"])  # else each start would import torch again
+        self._context.set_forkserver_preload(
+            ["bench.common", "journeyman.experience"]
+        )  # else each start would import torch again
         self._sending = threading.Lock()
         self._pending: dict[str, Future[str | None]] = {}
 

@@ -67,6 +67,7 @@ class Database:
         self._prepare: Callable[[Connection], None] | None = None
         self._waiting: list[_Work[Any]] = []
         self._lock = threading.Lock()
+        self._reopening = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
 
     def open(self, prepare: Callable[[Connection], None]) -> None:
@@ -180,7 +181,7 @@ class Database:
             return
         if self._look() == self._identity:
             return
-        with self._lock:
+        with self._reopening:
             self.engine.dispose()
             found = self._identify()
             with self._transaction(writes=True) as connection:
@@ -275,7 +276,7 @@ def _begin_postgresql(connection: Connection) -> None:
 
 def _fix(reason: str) -> str:
     for signs, fix in (
-        (("full", "No space"), "free some disk and try again: what was acknowledged is kept"),
+        (("full", "No space", "disk I/O"), "free some disk and try again: what was acknowledged is kept"),
         (("readonly",), "make the file and its folder writable"),
         (("unable to open", "No such file"), "check that the folder exists and is writable"),
         (("not a database",), "this file is no experience store: give another path"),

@@ -140,8 +140,11 @@ def _whole(connection: Connection, row: Row[Any]) -> Episode:
 
 def news(connection: Connection, cursor: int, limit: int) -> News:
     """Served episodes with an entry after the cursor, in the order of their latest."""
-    fresh = EPISODES.c.last > cursor, EPISODES.c.origin == "served"
-    rows = connection.execute(select(EPISODES).where(*fresh).order_by(EPISODES.c.last).limit(limit)).all()
+    last = EPISODES.c.last
+    fresh = last > cursor, EPISODES.c.origin == "served"
+    some = select(last).where(*fresh).order_by(last).limit(limit).subquery()
+    end = select(func.max(some.c.last)).scalar_subquery()  # a preference is the latest of two: they come together
+    rows = connection.execute(select(EPISODES).where(*fresh, last <= end).order_by(last)).all()
     return News(tuple(_whole(connection, row) for row in rows), rows[-1].last if rows else cursor)
 
 

@@ -160,7 +160,7 @@ def give(connection: Connection, feedback: Feedback, under_way: bool) -> Feedbac
     about = [feedback.episode, *([feedback.preferred_to] if feedback.preferred_to else [])]
     rows = {id: _index_row(connection, id) for id in about}
     for id, row in rows.items():
-        if row is None and not under_way:
+        if row is None and not (under_way and id == feedback.episode):
             raise NotKept(id)
         if row is not None and row.erased is not None:
             raise NotKept(id, erased=True)

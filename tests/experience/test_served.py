@@ -268,7 +268,9 @@ def test_feedback_may_come_before_the_episode(store: Store) -> None:
     with pytest.raises(NotKept) as refused:
         store.give(Feedback(turn.episode, value=1)).result()
     assert not refused.value.erased
-    store.give(Feedback(turn.episode, value=1, turn=None), under_way=True).result()
+    with pytest.raises(NotKept):
+        store.give(Feedback(turn.episode, preferred_to=uuid7()), under_way=True).result()
+    store.give(Feedback(turn.episode, value=1), under_way=True).result()
     store.give(Feedback(turn.episode, comment="of a turn", turn=turn.id), under_way=True).result()
     assert store.browse().episodes == () and store.news().episodes == ()
     store.record([turn]).result()
@@ -391,3 +393,11 @@ def test_news_come_once_each_time_something_is_new(store: Store) -> None:
     store.give(Feedback(one.episode, value=1)).result()
     (again,) = store.news(news.cursor).episodes
     assert again.summary.id == one.episode and again.reward() == 1.0
+
+
+def test_a_preference_is_news_of_both(store: Store) -> None:
+    one, two = served(), served()
+    store.record([one, two]).result()
+    store.give(Feedback(one.episode, preferred_to=two.episode)).result()
+    news = store.news(2, limit=1)
+    assert {e.summary.id for e in news.episodes} == {one.episode, two.episode} and news.cursor == 3
