@@ -58,9 +58,8 @@ class StoreTarget:
     def __init__(self, where: Path, careless: bool) -> None:
         self._arguments = (str(where), careless)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            ["bench.common", "journeyman.experience"]
-        )  # else each start would import torch again
+        # imported once, not by each process anew: torch alone takes seconds
+        self._context.set_forkserver_preload(["bench.common", "journeyman.experience"])
         self._sending = threading.Lock()
         self._pending: dict[str, Future[str | None]] = {}
 
