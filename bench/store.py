@@ -103,6 +103,7 @@ def main() -> None:
                 results.figure(f"turns_per_commit_{writers}", shared, "turns")
                 results.figure(f"cpu_per_turn_{writers}", cpu, "ms")
             assert not store.verify()
+    results.detail("load_average", os.getloadavg())
     if given.url is None:
         results.write()
 
