@@ -23,6 +23,7 @@ from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.progress import default_folder, follow, follow_school
 from journeyman.search.strategies import SearchConfig
+from journeyman.store_commands import StoreCommand
 
 console = Console(stderr=True)
 EXAMPLES = """
@@ -35,6 +36,7 @@ examples:
   journeyman exam runs/mine maze --attempts 4
   journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
+  journeyman store verify runs/mine                  derive every hash of what was kept again
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -335,7 +337,8 @@ def finish(folder: Path, as_json: bool) -> None:
         console.print(f"report      {report}\ncheckpoint  {folder / 'model'}\ntraces      journeyman trace {folder}")
 
 
-Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Demo | Bench
+Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
+Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
 
 
 @dataclass(frozen=True)

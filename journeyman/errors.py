@@ -7,6 +7,9 @@ JourneymanError
 ├── CheckpointError     a folder that is no checkpoint, or a damaged one
 ├── EngineError         the engine that samples failed: it raised, or its weights could not be replaced
 ├── StoreError          the experience store cannot keep or give back what was asked
+│   ├── StoreUnavailable    its database cannot be read or written now: nothing was acknowledged
+│   ├── StoreConflict       the id, the name or the idempotency key was used for something else
+│   └── NotKept             an episode it has never seen, or that was erased
 └── RunError            a run folder is locked, foreign or damaged
 """
 
@@ -58,6 +61,24 @@ class EngineError(JourneymanError):
 
 class StoreError(JourneymanError):
     """The experience store cannot keep or give back what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be read or written now. Nothing was acknowledged; the same again later is safe."""
+
+
+class StoreConflict(StoreError):
+    """The id, the name or the idempotency key was used for something else."""
+
+
+class NotKept(StoreError):
+    """An episode that the store has never seen, or that was erased; `erased` says which."""
+
+    def __init__(self, id: str, *, erased: bool = False) -> None:
+        state = "was erased" if erased else "is not kept"
+        reason = "its user asked for it, or it had reached the age limit" if erased else "the store has never seen it"
+        super().__init__(f"the episode {id} {state}", reason=reason)
+        self.erased = erased
 
 
 class RunError(JourneymanError):

@@ -1,13 +1,16 @@
-"""Trajectories to rows and back: canonical JSON for what people read, little-endian columns for what is long."""
+"""Records to rows and back: canonical JSON for what people read, little-endian columns for what is long."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from journeyman.types import Ending, Message, Outcome, Task, Trajectory, Turn, Verdict
 
@@ -29,9 +32,41 @@ def encode(t: Trajectory) -> tuple[str, bytes, str]:
     }
     if t.verdict is not None:
         record["verdict"] = asdict(t.verdict)
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    columns = b"".join(np.ascontiguousarray(getattr(t, name), kind).tobytes() for name, kind in COLUMNS)
+    text = canonical(record)
+    columns = pack((getattr(t, name), kind) for name, kind in COLUMNS)
     return text, columns, digest(text, columns)
+
+
+def canonical(record: Mapping[str, Any], *, allow_nan: bool = True) -> str:
+    """The one JSON text of a record. A lone surrogate, which no UTF-8 has, stays escaped, and so does all else then.
+
+    Raises:
+        ValueError, TypeError: it holds what JSON cannot.
+    """
+    write = partial(json.dumps, record, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
+    text = write(ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return write()
+    return text
+
+
+def pack(columns: Iterable[tuple[npt.ArrayLike, str]]) -> bytes:
+    """Arrays as bytes, one after another, each of its kind (such as "<f4")."""
+    return b"".join(np.ascontiguousarray(array, kind).tobytes() for array, kind in columns)
+
+
+def unpack(columns: bytes, layout: Iterable[tuple[int, str]]) -> list[npt.NDArray[Any]]:
+    """The arrays that :func:`pack` was given, of these lengths and kinds."""
+    arrays: list[npt.NDArray[Any]] = []
+    start = 0
+    for length, kind in layout:
+        dtype = np.dtype(kind)
+        stop = start + length * dtype.itemsize
+        arrays.append(np.frombuffer(columns[start:stop], dtype).astype(dtype.newbyteorder("="), copy=True))
+        start = stop
+    return arrays
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -59,13 +94,8 @@ def decode(text: str, columns: bytes) -> Trajectory:
     task["messages"] = tuple(Message(**m) for m in task["messages"])
     outcome: dict[str, Any] = record["outcome"]
     outcome["ending"] = Ending(outcome["ending"])
-    arrays: dict[str, Any] = {}
-    start = 0
-    for name, kind in COLUMNS:
-        dtype = np.dtype(kind)
-        stop = start + record["length"] * dtype.itemsize
-        arrays[name] = np.frombuffer(columns[start:stop], dtype).astype(dtype.newbyteorder("="), copy=True)
-        start = stop
+    length: int = record["length"]
+    tokens, mask, logprobs, values = unpack(columns, [(length, kind) for _, kind in COLUMNS])
     return Trajectory(
         id=record["id"],
         task=Task(**task),
@@ -76,5 +106,8 @@ def decode(text: str, columns: bytes) -> Trajectory:
         turns=tuple(Turn(**turn) for turn in record["turns"]),
         outcome=Outcome(**outcome),
         verdict=Verdict(**record["verdict"]) if "verdict" in record else None,
-        **arrays,
+        tokens=tokens,
+        mask=mask,
+        logprobs=logprobs,
+        values=values,
     )

@@ -1,38 +1,38 @@
-"""The experience store: every episode, append-only, content-addressed, chained, on disk when `add` returns.
+"""The experience store: every episode, append-only, content-addressed, chained, on disk when it is acknowledged.
 
-SQLite in a file by default (write-ahead log, full synchronization), any SQLAlchemy URL otherwise. Each row holds
-the sha256 of its content and a link of a hash chain over all rows, so that `verify` finds what was changed.
+SQLite in a file by default (write-ahead log, full synchronization), PostgreSQL by URL. Whatever is kept is an entry of
+one log (`log.py`): whole trajectories of the learning loop, turns that were served, feedback. Each has the sha256 of
+its content and a link of a hash chain over all, so that `verify` finds what was changed.
 """
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
-from sqlalchemy import create_engine, event, text
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import func, select
 
-from journeyman.errors import StoreError, UnknownName
-from journeyman.experience.codec import decode, digest, encode, link
-from journeyman.experience.migrations import MIGRATIONS
+from journeyman.errors import UnknownName
+from journeyman.experience import query, writing
+from journeyman.experience.codec import decode
+from journeyman.experience.database import Database
+from journeyman.experience.log import verify
+from journeyman.experience.migrations import migrate
+from journeyman.experience.outcomes import Episode
+from journeyman.experience.query import News
+from journeyman.experience.records import EpisodeFilter, Feedback, Metric, Page, ServedTurn, StoreInfo
+from journeyman.experience.schema import EPISODES, LOG
 from journeyman.types import Ending, Trajectory
-
-T = TypeVar("T")
-GENESIS = "0" * 64
-INSERT = text(
-    "INSERT INTO episodes"
-    " (number, id, job, split, task_index, step, ending, reward, taught, record, columns, digest, chain) VALUES"
-    " (:number, :id, :job, :split, :task_index, :step, :ending, :reward, :taught, :record, :columns, :digest, :chain)"
-)
 
 
 class Store:
-    """Episodes kept for good. One writer at a time; readers see what was acknowledged.
+    """Experience kept for good. Any number of threads and processes; readers see what was acknowledged.
+
+    What serving writes returns futures: done means on disk. Many at a time share one fsync. In a coroutine,
+    `await asyncio.wrap_future(store.record([turn]))`; else `.result()`. One that fails raises StoreUnavailable, and
+    nothing of it is kept; the same again later is safe.
 
     Args:
         where: a file, or a SQLAlchemy URL such as `postgresql+psycopg://...`.
@@ -43,16 +43,17 @@ class Store:
 
     def __init__(self, where: Path | str) -> None:
         self.where = str(where)
-        url = self.where if "://" in self.where else f"sqlite:///{Path(self.where).absolute()}"
-        self._engine: Engine = create_engine(url)
-        self._lock = threading.Lock()
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _durable)
-        self._attempt("open", self._migrate)
+        self._database = Database(where)
+        self._turns = writing.RecentTurns()
+        try:
+            self._database.open(migrate)
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._engine.dispose()
+        """Finish what was handed over; let go of the database."""
+        self._database.close()
 
     def __enter__(self) -> Store:
         return self
@@ -60,7 +61,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- writing ---------------------------------------------------------------------------------------
+    # -- the learning loop writes ----------------------------------------------------------------------
 
     def add(self, trajectories: Sequence[Trajectory]) -> None:
         """Keep the trajectories: all of them are on disk when this returns, or none.
@@ -71,46 +72,139 @@ class Store:
             StoreError: it cannot be written, or an id is there with other content.
         """
         if trajectories:
-            with self._lock:
-                self._attempt("write", lambda connection: self._add(connection, trajectories))
+            self._database.write(lambda connection: writing.add(connection, trajectories)).result()
 
-    def _add(self, connection: Connection, trajectories: Sequence[Trajectory]) -> None:
-        last = connection.execute(text("SELECT number, chain FROM episodes ORDER BY number DESC LIMIT 1")).first()
-        number, chain = (0, GENESIS) if last is None else (last[0], last[1])
-        rows: list[dict[str, Any]] = []
-        for t in trajectories:
-            record, columns, content = encode(t)
-            there = connection.execute(text("SELECT digest FROM episodes WHERE id = :id"), {"id": t.id}).scalar()
-            if there == content:
-                continue
-            if there is not None:
-                raise StoreError(
-                    f"the episode {t.id} is kept already, with other content",
-                    reason="experience is append-only",
-                    fix="give a new run a folder of its own",
-                )
-            number, chain = number + 1, link(chain, content)
-            rows.append(
-                {
-                    "number": number,
-                    "id": t.id,
-                    "job": t.task.job,
-                    "split": t.task.split,
-                    "task_index": t.task.index,
-                    "step": t.step,
-                    "ending": t.outcome.ending.value,
-                    "reward": t.outcome.reward,
-                    "taught": sum(turn.by == "teacher" for turn in t.turns),
-                    "record": record,
-                    "columns": columns,
-                    "digest": content,
-                    "chain": chain,
-                }
-            )
-        if rows:
-            connection.execute(INSERT, rows)
+    # -- serving writes --------------------------------------------------------------------------------
+
+    def record(self, turns: Sequence[ServedTurn]) -> Future[None]:
+        """Keep turns that were served (all of them, or none); they join the episodes that they name.
+
+        A turn that is there already, with the same content, is left alone.
+
+        The future raises:
+            NotKept: an episode was erased.
+            StoreConflict: an id is there with other content.
+            UsageError: `after` names a turn of another episode.
+            StoreUnavailable: it cannot be written now.
+        """
+        done = self._database.write(lambda connection: writing.record(connection, turns, self._turns))
+        done.add_done_callback(lambda future: self._turns.put(turns) if future.exception() is None else None)
+        return done
+
+    def declare(self, metric: Metric) -> None:
+        """Make a metric known; declaring the same again changes nothing. `REWARD` is known from the start.
+
+        Raises:
+            StoreConflict: it was declared otherwise.
+            StoreUnavailable: it cannot be written now.
+        """
+        self._database.write(lambda connection: writing.declare(connection, metric)).result()
+
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric that was declared, by name."""
+        return self._database.read(query.known_metrics)
+
+    def give(self, feedback: Feedback, *, under_way: bool = False) -> Future[Feedback]:
+        """Keep feedback. The result is what is kept: with an idempotency key that came before, the earlier one.
+
+        Args:
+            under_way: the caller knows that the episode is being served: it may be told of before its first turn is
+                kept. Without it, an episode that the store has never seen is refused.
+
+        The future raises:
+            NotKept: the episode (or the one it is preferred to) was erased, or was never seen.
+            UnknownName: the metric was not declared.
+            UsageError: the value is none of the metric, or the turn is none of the episode.
+            StoreConflict: the idempotency key (or the id) was used for something else.
+            StoreUnavailable: it cannot be written now.
+        """
+        return self._database.write(lambda connection: writing.give(connection, feedback, under_way))
+
+    def probe(self) -> None:
+        """Write something and wait for the disk: whether an acknowledgement could be given now.
+
+        Raises:
+            StoreUnavailable: it could not.
+        """
+        self._database.check_room()
+        self._database.write(writing.probe).result()
+
+    # -- care ------------------------------------------------------------------------------------------
+
+    def erase(
+        self,
+        *,
+        user: str | None = None,
+        key: str | None = None,
+        episodes: Sequence[str] = (),
+        before: float | None = None,
+        why: str = "",
+    ) -> int:
+        """Erase what was said by and to a user, or whole episodes by id or age; how many episodes are gone.
+
+        Their content goes, with all feedback on them, and so does feedback that the user gave elsewhere. Digests, the
+        ids of episodes and the fact stay, so that `verify` still passes, and late writes to them are refused. In
+        SQLite nothing of it is left in the file; in PostgreSQL the next VACUUM takes the rest.
+
+        Args:
+            key: the API key under which the user is known; None: any.
+            before: episodes of which nothing has come since this time (Unix seconds).
+            why: kept with the fact; no personal data, please.
+
+        Raises:
+            StoreUnavailable: it cannot be written now.
+        """
+        wanted = writing.Erasure(user, key, tuple(episodes), before, why)
+        gone = self._database.write(lambda connection: writing.erase(connection, wanted)).result()
+        self._turns.clear()
+        self._database.forget()
+        return gone
+
+    def verify(self, head: tuple[int, str] | None = None) -> list[str]:
+        """Derive every digest and the chain again; what does not fit, in words. Empty when all is as written.
+
+        Args:
+            head: `entries` and `head` of an earlier :meth:`info`: whether the log still holds what it held then.
+        """
+        return self._database.read(lambda c: verify(c, head))
+
+    def info(self) -> StoreInfo:
+        """The store at a glance."""
+        return self._database.read(lambda c: query.info(c, self._database.size()))
 
     # -- reading ---------------------------------------------------------------------------------------
+
+    def browse(self, wanted: EpisodeFilter | None = None, *, cursor: str | None = None, limit: int = 50) -> Page:
+        """A list of episodes, newest first; `cursor` is the page's before. Erased and unseen ones are left out.
+
+        Raises:
+            UsageError: the cursor is none of ours, or the limit is not within 1 to 1000.
+        """
+        return self._database.read(lambda c: query.browse(c, wanted or EpisodeFilter(), cursor, limit))
+
+    def whole(self, id: str) -> Episode:
+        """An episode with its turns and all of its feedback.
+
+        Raises:
+            NotKept: there is none, or it was erased.
+        """
+        return self._database.read(lambda c: query.whole(c, id))
+
+    def every(self, wanted: EpisodeFilter | None = None) -> Iterator[Episode]:
+        """All episodes for which the filter holds, whole, in the order they began; a few at a time are in memory."""
+        after: int | None = 0
+        while after is not None:
+            page, after = self._database.read(
+                partial(query.every, wanted=wanted or EpisodeFilter(), after=after, limit=50)
+            )
+            yield from page
+
+    def news(self, cursor: int = 0, *, limit: int = 100) -> News:
+        """Served episodes of which something has come since the cursor (0: the beginning), each whole.
+
+        An episode comes again whenever something new is kept of it. Go on with the result's cursor.
+        """
+        return self._database.read(lambda c: query.news(c, cursor, limit))
 
     def episodes(
         self,
@@ -125,115 +219,47 @@ class Store:
         latest: bool = False,
         limit: int | None = None,
     ) -> Iterator[Trajectory]:
-        """Episodes in the order they were kept (newest first with `latest`), narrowed by what is given.
+        """Trajectories of the learning loop, in the order they were kept (newest first with `latest`), narrowed by
+        what is given.
 
         Args:
             prefix: what their ids begin with (`"exam-"`, `"step000003"`).
             taught: only those in which a teacher spoke.
         """
-        tests = {
-            "job = :job": job,
-            "split = :split": split,
-            "step >= :min_step": min_step,
-            "step <= :max_step": max_step,
-            "ending = :ending": None if ending is None else ending.value,
-            "substr(id, 1, length(:prefix)) = :prefix": prefix,
-            "taught > :taught": 0 if taught else None,
-        }
-        given = {test: amount for test, amount in tests.items() if amount is not None}
-        query = "SELECT record, columns FROM episodes"
-        if given:
-            query += " WHERE " + " AND ".join(given)
-        query += " ORDER BY number" + (" DESC" if latest else "")
-        if limit is not None:
-            query += f" LIMIT {int(limit)}"
-        names = {test.rsplit(":", 1)[1]: amount for test, amount in given.items()}
-        rows = self._attempt("read", lambda c: c.execute(text(query), names).all())
+        tests = [
+            None if job is None else EPISODES.c.job == job,
+            None if split is None else EPISODES.c.split == split,
+            None if min_step is None else EPISODES.c.step >= min_step,
+            None if max_step is None else EPISODES.c.step <= max_step,
+            None if ending is None else EPISODES.c.ending == ending.value,
+            None if prefix is None else func.substr(EPISODES.c.id, 1, len(prefix)) == prefix,
+            EPISODES.c.taught > 0 if taught else None,
+        ]
+        found = (
+            select(LOG.c.record, LOG.c.columns)
+            .join(EPISODES, EPISODES.c.first == LOG.c.number)
+            .where(EPISODES.c.origin == "learning", *(test for test in tests if test is not None))
+            .order_by(LOG.c.number.desc() if latest else LOG.c.number)
+            .limit(limit)
+        )
+        rows = self._database.read(lambda c: c.execute(found).all())
         return (decode(row[0], bytes(row[1])) for row in rows)
 
     def episode(self, id: str) -> Trajectory:
-        """One episode by its id.
+        """One trajectory of the learning loop by its id.
 
         Raises:
             UnknownName: there is none; the message names the nearest ids.
         """
-        query = text("SELECT record, columns FROM episodes WHERE id = :id")
-        row = self._attempt("read", lambda c: c.execute(query, {"id": id}).first())
+        kept = LOG.c.kind == "trajectory", LOG.c.record.is_not(None)
+        found = select(LOG.c.record, LOG.c.columns).where(LOG.c.id == id, *kept)
+        row = self._database.read(lambda c: c.execute(found).first())
         if row is None:
-            known = self._attempt("read", lambda c: list(c.execute(text("SELECT id FROM episodes")).scalars()))
-            raise UnknownName("episode", id, known)
+            ids = select(LOG.c.id).where(*kept)
+            raise UnknownName("episode", id, self._database.read(lambda c: list(c.execute(ids).scalars())))
         return decode(row[0], bytes(row[1]))
 
     def count(self) -> int:
-        """How many episodes are kept."""
-        query = text("SELECT count(*) FROM episodes")
-        return int(self._attempt("read", lambda c: c.execute(query).scalar_one()))
-
-    def verify(self) -> list[str]:
-        """Derive every digest and the chain again; what does not fit, in words. Empty when all is as written."""
-        problems: list[str] = []
-        query = text("SELECT number, id, record, columns, digest, chain FROM episodes ORDER BY number")
-        chain, expected = GENESIS, 0
-        for number, id, record, columns, content, linked in self._attempt("read", lambda c: c.execute(query).all()):
-            expected += 1
-            if number != expected:
-                problems.append(f"{number - expected} episodes are missing before {id}")
-                expected = number
-            if digest(record, bytes(columns)) != content or json.loads(record)["id"] != id:
-                problems.append(f"the episode {id} is not as it was written")
-            chain = link(chain, content)
-            if chain != linked:
-                problems.append(f"the chain breaks at {id}")
-                chain = linked
-        return problems
-
-    # -- inside ----------------------------------------------------------------------------------------
-
-    def _migrate(self, connection: Connection) -> None:
-        connection.execute(
-            text("CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, date TEXT NOT NULL)")
-        )
-        version = connection.execute(text("SELECT count(*) FROM migrations")).scalar_one()
-        if version > len(MIGRATIONS):
-            raise StoreError(
-                f"the store {self.where} has schema version {version}",
-                reason=f"this Journeyman knows versions up to {len(MIGRATIONS)}",
-                fix="upgrade Journeyman",
-            )
-        blob = "BYTEA" if self._engine.dialect.name == "postgresql" else "BLOB"
-        for number in range(version, len(MIGRATIONS)):
-            for statement in MIGRATIONS[number]:
-                connection.execute(text(statement.replace("BLOB", blob)))
-            stamp = {"version": number + 1, "date": datetime.now(UTC).isoformat()}
-            connection.execute(text("INSERT INTO migrations VALUES (:version, :date)"), stamp)
-
-    def _attempt(self, verb: str, work: Callable[[Connection], T]) -> T:
-        """Do the work in one transaction; turn the database's errors into ours."""
-        try:
-            with self._engine.begin() as connection:
-                return work(connection)
-        except (DBAPIError, SQLAlchemyError) as error:
-            reason = str(getattr(error, "orig", None) or error)
-            raise StoreError(f"cannot {verb} the store {self.where}", reason=reason, fix=_fix(reason)) from error
-
-
-def _fix(reason: str) -> str:
-    for sign, fix in (
-        ("full", "free some disk and give the same command again: what was acknowledged is kept"),
-        ("readonly", "make the file and its folder writable"),
-        ("unable to open", "check that the folder exists and is writable"),
-        ("not a database", "this file is no experience store: give another path"),
-        ("malformed", "restore it from a copy: the file is damaged"),
-        ("locked", "another process is writing: wait for it"),
-    ):
-        if sign in reason:
-            return fix
-    return ""
-
-
-def _durable(connection: Any, _: object) -> None:
-    """Acknowledged means on disk: write-ahead log, flushed at every commit."""
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+        """How many trajectories of the learning loop are kept."""
+        kept = select(func.count()).select_from(EPISODES).where(EPISODES.c.origin == "learning")
+        return int(self._database.read(lambda c: c.execute(kept).scalar_one()))

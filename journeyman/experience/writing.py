@@ -1,0 +1,294 @@
+"""What each kind of write does to the log and its index, inside of a transaction that is open."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, or_, select, text, update
+from sqlalchemy.engine import Connection
+
+from journeyman.errors import NotKept, StoreConflict, UnknownName, UsageError
+from journeyman.experience.codec import canonical, digest, encode
+from journeyman.experience.log import PAGE, Entry, append, clear
+from journeyman.experience.outcomes import ENDINGS, vote
+from journeyman.experience.query import feedback_of, known_metrics, turn_before
+from journeyman.experience.records import REWARD, Feedback, Metric, ServedTurn
+from journeyman.experience.schema import EPISODES, LOG, MENTIONS, VERSIONS
+from journeyman.experience.served_codec import decode_feedback, encode_feedback, encode_turn
+from journeyman.experience.statements import (
+    CHANGED_EPISODE,
+    DIGEST_OF,
+    EPISODE_OF,
+    NEW_EPISODE,
+    NEW_VERSION,
+    RECORD_OF,
+    RECORD_ONCE,
+    VERSIONS_OF,
+)
+from journeyman.types import Trajectory
+
+RECENT = 1024
+"""Turns kept in memory, since the next one of their episode is written as what it adds to them."""
+
+
+class RecentTurns:
+    """The last turns that were acknowledged."""
+
+    def __init__(self) -> None:
+        self._turns: OrderedDict[str, ServedTurn] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, id: str) -> ServedTurn | None:
+        return self._turns.get(id)
+
+    def put(self, turns: Sequence[ServedTurn]) -> None:
+        with self._lock:
+            self._turns.update((turn.id, turn) for turn in turns)
+            while len(self._turns) > RECENT:
+                self._turns.popitem(last=False)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._turns.clear()
+
+
+def add(connection: Connection, trajectories: Sequence[Trajectory]) -> None:
+    """Keep whole trajectories of the learning loop."""
+    entries: list[Entry] = []
+    fresh: list[Trajectory] = []
+    for t in trajectories:
+        record, columns, content = encode(t)
+        there = _digest_of(connection, t.id)
+        if there == content:
+            continue
+        if there is not None:
+            raise StoreConflict(
+                f"the episode {t.id} is kept already, with other content",
+                reason="experience is append-only",
+                fix="give a new run a folder of its own",
+            )
+        entries.append(Entry("trajectory", t.id, record, columns, (t.id,)))
+        fresh.append(t)
+    first, now = append(connection, entries), time.time()
+    for number, t in enumerate(fresh, first):
+        row = _index_row(connection, t.id)
+        values = {
+            "first": number,
+            "last": number,
+            "origin": "learning",
+            "job": t.task.job,
+            "split": t.task.split,
+            "task_index": t.task.index,
+            "step": t.step,
+            "ending": t.outcome.ending.value,
+            "reward": t.outcome.reward,
+            "value": _number(t.values[-1]) if len(t) else None,
+            "taught": sum(turn.by == "teacher" for turn in t.turns),
+            "turns": len(t.turns),
+            "started": now,
+            "updated": now,
+        }
+        _put(connection, t.id, values, new=row is None)
+        _made_by(connection, t.id, {t.policy_version}, new=row is None)
+
+
+def record(connection: Connection, turns: Sequence[ServedTurn], recent: RecentTurns) -> None:
+    """Keep turns that were served."""
+    for turn in turns:
+        row = _index_row(connection, turn.episode)
+        if row is not None and row.erased is not None:
+            raise NotKept(turn.episode, erased=True)
+        if row is not None and row.origin == "learning":
+            raise StoreConflict(f"the episode {turn.episode} was kept whole by the learning loop: it has no more turns")
+        before = turn_before(connection, turn, recent.get)
+        text, columns = encode_turn(turn, before)
+        if there := _digest_of(connection, turn.id):
+            if there != digest(text, columns):
+                raise StoreConflict(f"the turn {turn.id} is kept already, with other content")
+            continue
+        entry = Entry("turn", turn.id, text, columns, (turn.episode,), turn.key, turn.user)
+        number = append(connection, [entry])
+        old = row if row is not None and row.origin == "served" else None
+        values = {
+            "first": old.first if old else number,
+            "last": number,
+            "origin": "served",
+            "job": turn.job or (old.job if old else ""),
+            "ending": ENDINGS[turn.finish].value,
+            "value": _number(turn.values[-1]) if len(turn.values) else None,
+            "taught": (old.taught if old else 0) + (turn.by == "teacher"),
+            "turns": (old.turns if old else 0) + 1,
+            "key_id": old.key_id if old else turn.key,
+            "user_id": old.user_id if old else turn.user,
+            "started": min(old.started, turn.started) if old else turn.started,
+            "updated": turn.ended if row is None else max(row.updated, turn.ended),
+        }
+        _put(connection, turn.episode, values, new=row is None)
+        _made_by(connection, turn.episode, {span.version for span in turn.spans}, new=row is None)
+
+
+def declare(connection: Connection, metric: Metric) -> None:
+    """Make a metric known."""
+    there = known_metrics(connection, metric.name).get(metric.name)
+    if there is not None and there != metric:
+        raise StoreConflict(f"the metric {metric.name!r} is declared otherwise, as {there}", fix="give another name")
+    if there is None:
+        id = f"metric {metric.name}"
+        append(connection, [Entry("metric", id, canonical({"kind": "metric", "id": id, **asdict(metric)}))])
+
+
+def give(connection: Connection, feedback: Feedback, under_way: bool) -> Feedback:
+    """Keep feedback, once."""
+    once = None
+    if feedback.idempotency_key is not None:
+        once = hashlib.sha256(f"{feedback.key}\0{feedback.idempotency_key}".encode()).hexdigest()
+    there = connection.execute(RECORD_ONCE, {"once": once}).first() if once else None
+    there = there or connection.execute(RECORD_OF, {"of": feedback.id}).first()
+    if there is not None:
+        kept = decode_feedback(there.record) if there.kind == "feedback" else None
+        if kept is None or replace(feedback, id=kept.id, at=kept.at) != kept:
+            name = feedback.idempotency_key or feedback.id
+            raise StoreConflict(f"the idempotency key {name!r} was used for other feedback", fix="give a new one")
+        return kept
+    about = [feedback.episode, *([feedback.preferred_to] if feedback.preferred_to else [])]
+    rows = {id: _index_row(connection, id) for id in about}
+    for id, row in rows.items():
+        if row is None and not (under_way and id == feedback.episode):
+            raise NotKept(id)
+        if row is not None and row.erased is not None:
+            raise NotKept(id, erased=True)
+    _check(connection, feedback, rows[feedback.episode], under_way)
+    entry = Entry(
+        "feedback", feedback.id, encode_feedback(feedback), b"", tuple(about), feedback.key, feedback.user, once
+    )
+    number = append(connection, [entry])
+    for id, row in rows.items():
+        at = feedback.at if row is None or row.updated is None else max(row.updated, feedback.at)
+        values = {"last": number, "updated": at, "feedback": (0 if row is None else row.feedback) + 1}
+        if row is None:
+            values |= {"first": number, "origin": "unseen"}
+        if (row is None or row.origin != "learning") and feedback.metric == REWARD.name and feedback.value is not None:
+            values["reward"] = _reward(feedback_of(connection, id), id)
+        _put(connection, id, values, new=row is None)
+    return feedback
+
+
+def _check(connection: Connection, feedback: Feedback, row: Row[Any] | None, under_way: bool) -> None:
+    """Raises UsageError, UnknownName: the value is none of the metric, or the turn none of the episode."""
+    if feedback.turn is not None and not (under_way and (row is None or row.origin != "learning")):
+        assert row is not None
+        if row.origin == "learning":
+            there = feedback.turn in map(str, range(row.turns))
+        else:
+            mentioned = select(MENTIONS.c.number).where(MENTIONS.c.episode == feedback.episode)
+            turn = select(LOG.c.kind).where(LOG.c.id == feedback.turn, LOG.c.number.in_(mentioned))
+            there = connection.execute(turn).scalar() == "turn"
+        if not there:
+            raise UsageError(f"the episode {feedback.episode} has no turn {feedback.turn}")
+    if feedback.value is not None:
+        metric = known_metrics(connection, feedback.metric).get(feedback.metric)
+        if metric is None:
+            raise UnknownName("metric", feedback.metric, known_metrics(connection))
+        metric.check(feedback.value)
+        if (metric.level == "turn") != (feedback.turn is not None):
+            raise UsageError(f"the metric {metric.name!r} is of a {metric.level}, and the feedback is of another")
+
+
+def _reward(feedback: Sequence[Feedback], id: str) -> float | None:
+    return vote((f for f in feedback if f.episode == id and f.turn is None), REWARD)
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What shall be erased: a user's (by this key alone, where one is given), these episodes, those untouched since."""
+
+    user: str | None
+    key: str | None
+    episodes: tuple[str, ...]
+    before: float | None
+    why: str
+
+
+def erase(connection: Connection, wanted: Erasure) -> int:
+    """Take content out of log and index; how many episodes are gone."""
+    numbers: set[int] = set()
+    tests: list[ColumnElement[bool]] = []
+    if wanted.user is not None:
+        theirs = [LOG.c.user_id == wanted.user, *([LOG.c.key_id == wanted.key] if wanted.key is not None else [])]
+        numbers |= set(connection.execute(select(LOG.c.number).where(*theirs, LOG.c.kind == "feedback")).scalars())
+        spoken = select(LOG.c.number).where(*theirs, LOG.c.kind == "turn")
+        tests.append(EPISODES.c.id.in_(select(MENTIONS.c.episode).where(MENTIONS.c.number.in_(spoken))))
+    if wanted.before is not None:
+        tests.append(EPISODES.c.updated < wanted.before)
+    gone = set(wanted.episodes)
+    if tests:
+        gone |= set(connection.execute(select(EPISODES.c.id).where(or_(*tests))).scalars())
+    present = EPISODES.c.erased.is_(None)
+    gone = _among(connection, select(EPISODES.c.id).where(present), EPISODES.c.id, gone)
+    numbers |= _among(connection, select(MENTIONS.c.number), MENTIONS.c.episode, gone)
+    touched = _among(connection, select(MENTIONS.c.episode), MENTIONS.c.number, numbers) - gone
+    now = time.time()
+    if numbers:
+        clear(connection, sorted(numbers), wanted.why, now)
+    blank = {"origin": "erased", "erased": now, "job": "", "split": "", "ending": "", "key_id": "", "user_id": ""}
+    blank |= dict.fromkeys(("task_index", "step", "reward", "value", "started", "updated"))
+    blank |= dict.fromkeys(("taught", "turns", "feedback"), 0)
+    for page in _pages(sorted(gone)):
+        connection.execute(update(EPISODES).where(EPISODES.c.id.in_(page)).values(blank))
+        connection.execute(VERSIONS.delete().where(VERSIONS.c.episode.in_(page)))
+    for id in touched:  # others that the feedback was about, too
+        left = feedback_of(connection, id)
+        one = EPISODES.c.id == id
+        connection.execute(update(EPISODES).where(one).values(feedback=len(left)))
+        not_graded = EPISODES.c.origin != "learning"
+        connection.execute(update(EPISODES).where(one, not_graded).values(reward=_reward(left, id)))
+    return len(gone)
+
+
+def probe(connection: Connection) -> None:
+    """Change a row and leave it as it was: a commit that the disk has to take."""
+    connection.execute(text("UPDATE migrations SET date = date"))
+
+
+def _digest_of(connection: Connection, id: str) -> str | None:
+    return connection.execute(DIGEST_OF, {"of": id}).scalar()
+
+
+def _index_row(connection: Connection, id: str) -> Row[Any] | None:
+    return connection.execute(EPISODE_OF, {"of": id}).first()
+
+
+def _put(connection: Connection, id: str, values: dict[str, Any], *, new: bool) -> None:
+    if new:
+        connection.execute(NEW_EPISODE, {"id": id, **values})
+    else:
+        connection.execute(CHANGED_EPISODE, {"of": id, **values})
+
+
+def _made_by(connection: Connection, id: str, versions: set[int], *, new: bool) -> None:
+    known: set[int] = set() if new else set(connection.execute(VERSIONS_OF, {"of": id}).scalars())
+    if fresh := [{"episode": id, "version": version} for version in sorted(versions - known)]:
+        connection.execute(NEW_VERSION, fresh)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _among(connection: Connection, query: Select[Any], column: ColumnElement[Any], items: set[Any]) -> set[Any]:
+    """What the query finds where the column is one of the items."""
+    return {
+        one for page in _pages(sorted(items)) for one in connection.execute(query.where(column.in_(page))).scalars()
+    }
+
+
+def _pages(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """As many at a time as one statement takes."""
+    return [items[start : start + PAGE] for start in range(0, len(items), PAGE)]
