@@ -25,7 +25,7 @@ from journeyman.experience.ids import made_at, uuid7
 from journeyman.experience.records import ServedTurn
 from journeyman.serve.errors import ApiError
 from journeyman.serve.openai import ChatMessage
-from journeyman.serve.service import History, sampled
+from journeyman.serve.service import History, joined, sampled
 
 Joint = Literal["first", "next", "branch", "rewritten"]
 """How a turn follows what is there."""
@@ -57,9 +57,7 @@ class Turn:
         while turn is not None:
             turns.append(turn)
             turn = turn.after
-        parts = [turn.new for turn in reversed(turns)]
-        columns = ([getattr(part, name) for part in parts] for name in ("tokens", "mask", "logprobs"))
-        return History(*(np.concatenate(column) for column in columns))
+        return joined([turn.new for turn in reversed(turns)])
 
 
 @dataclass(eq=False)

@@ -113,9 +113,7 @@ class Prompts:
         states = sum(len(text.encode()) for text in texts)
         if len(texts) > STOPS or states * len(self.tokenizer) > LARGEST_STOP:
             most = LARGEST_STOP // len(self.tokenizer)
-            raise ApiError(
-                400, f"stop: at most {STOPS} texts of together {most} bytes", "invalid_value", param="stop"
-            )
+            raise ApiError(400, f"stop: at most {STOPS} texts of together {most} bytes", "invalid_value", param="stop")
         with self._lock:
             return self.renderer.stop_texts(texts)
 

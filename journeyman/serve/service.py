@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from journeyman.serve.judge import Judge
 from journeyman.types import BoolArray, FloatArray, IntArray
 
 T = TypeVar("T")
+Cut = Literal["timeout", "cancelled"]
+"""A reply ended because its time was over, or because nobody wanted it any more."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,19 @@ class History:
 
     def then(self, other: History) -> History:
         """This one and what follows."""
-        parts = zip((self.tokens, self.mask, self.logprobs), (other.tokens, other.mask, other.logprobs), strict=True)
-        return History(*(np.concatenate(part) for part in parts))
+        return joined([self, other])
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def joined(parts: Sequence[History]) -> History:
+    """One after the other."""
+    return History(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+        np.concatenate([part.logprobs for part in parts]),
+    )
 
 
 def sampled(tokens: Sequence[int], logprobs: Sequence[float]) -> History:
@@ -105,7 +115,7 @@ class Finished:
 
     Attributes:
         tokens, logprobs: as sampled.
-        finish: how it ended; `timeout`: it was cut for its time.
+        finish: how it ended.
         versions: (version, the number of tokens when it took over), in order.
         values: V after each token of history and reply; NaN without V.
         value: the chance of success; None without V.
@@ -113,7 +123,7 @@ class Finished:
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
-    finish: Finish | None
+    finish: Finish | Cut
     versions: tuple[tuple[int, int], ...]
     values: FloatArray
     value: float | None
@@ -183,7 +193,7 @@ class Service:
         return asked
 
     def cancel(self, asked: Asked) -> None:
-        """Nobody waits for it any more: its slot is free at once. Nothing happens where it has ended."""
+        """Its slot is free at once; what it has said so far is told as a reply that was cancelled."""
         self._inbox.put(lambda: self._cancel(asked))
 
     def load(self, model: Decoder, judge: Judge, version: int) -> Future[None]:
@@ -207,6 +217,11 @@ class Service:
     def follow(self, sequence: int, hear: Callable[[Reply | Exception], None]) -> None:
         """Who hears the replies of a borrower's sequence. To be called from the service's thread."""
         self._borrowers[sequence] = hear
+
+    def release(self, sequence: int) -> None:
+        """A borrower is done with its sequence. To be called from the service's thread."""
+        self._borrowers.pop(sequence, None)
+        self.engine.close(sequence)
 
     def call(self, work: Callable[[], T]) -> Future[T]:
         """Let the service's thread do something between two steps."""
@@ -285,8 +300,9 @@ class Service:
     def _cancel(self, asked: Asked) -> None:
         if asked in self._line:
             self._line.remove(asked)
-        elif self._asked.pop(asked.sequence, None) is not None:
-            self.engine.close(asked.sequence)
+            self._finish([(asked, Reply(-1, (), (), "length"))], "cancelled")
+        elif self._asked.get(asked.sequence) is asked:
+            self._cut(asked, "cancelled")
 
     def _free(self, seats: int) -> bool:
         """Make room for so many more sequences, if need be at the cost of kept ones."""
@@ -340,22 +356,22 @@ class Service:
         now = time.monotonic()
         for asked in list(self._asked.values()):
             if now > asked.deadline:
-                self._cut(asked)
+                self._cut(asked, "timeout")
             elif asked.order.streamed:
                 tokens, logprobs = self.engine.partial(asked.sequence, asked.told)
                 if tokens:
                     asked.told += len(tokens)
                     asked.tell(Progress(tokens, logprobs))
 
-    def _cut(self, asked: Asked) -> None:
-        """What there is when the time is over is the reply."""
+    def _cut(self, asked: Asked, why: Cut) -> None:
+        """What there is by now is the reply."""
         del self._asked[asked.sequence]
         tokens, logprobs = self.engine.partial(asked.sequence)
         self.engine.close(asked.sequence)
         asked.sequence = -1
-        self._finish([(asked, Reply(-1, tokens, logprobs, "length"))], timeout=True)
+        self._finish([(asked, Reply(-1, tokens, logprobs, "length"))], why)
 
-    def _finish(self, done: Sequence[tuple[Asked, Reply]], *, timeout: bool = False) -> None:
+    def _finish(self, done: Sequence[tuple[Asked, Reply]], why: Cut | None = None) -> None:
         histories = [asked.order.history.then(sampled(reply.tokens, reply.logprobs)) for asked, reply in done]
         prefixes = [
             under_way("", asked.order.sampling.temperature, h.tokens, h.mask, h.logprobs)
@@ -364,10 +380,9 @@ class Service:
         for (asked, reply), judgement in zip(done, self.judge.judge(prefixes), strict=True):
             if asked.sequence >= 0:
                 self._keep(asked)
-            finish = None if timeout else reply.finish
             versions = tuple(asked.versions)
-            told = Finished(reply.tokens, reply.logprobs, finish, versions, judgement.values, judgement.value)
-            asked.tell(told)
+            finish = why or reply.finish
+            asked.tell(Finished(reply.tokens, reply.logprobs, finish, versions, judgement.values, judgement.value))
 
     def _keep(self, asked: Asked) -> None:
         """Keep an idle sequence for a next turn."""

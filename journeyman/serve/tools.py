@@ -75,7 +75,7 @@ class CallFormat:
             else:
                 calls.append(found[0])
                 content += found[1].lstrip().removeprefix(CLOSE)
-        return Said(content.strip() if calls else content, tuple(calls))
+        return Said(content.rstrip() if calls else content, tuple(calls))
 
     def may_begin(self, text: str) -> int:
         """Where in a reply under way a call may begin: what comes before can be shown. Its length, if nowhere."""
