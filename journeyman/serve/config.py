@@ -29,9 +29,9 @@ class ServeConfig:
     job: str = ""
     """The job that episodes are kept under, and whose calibration makes a chance of V."""
     store: str = ""
-    """Where episodes are kept: a file, or a SQLAlchemy URL; by default `served.sqlite` in the run or checkpoint."""
+    """Where episodes are kept: a file, or a SQLAlchemy URL; by default `experience.sqlite` in the run."""
     slots: int = 64
-    """Sequences that the engine holds at once: those being sampled, and idle ones whose cache is kept for a next turn."""
+    """Sequences that the engine holds at once: replies under way, and idle ones whose cache is kept for a next turn."""
     context: int | None = None
     """Longest sequence in tokens; by default as long as the model reads."""
     queue: int = 256

@@ -120,7 +120,7 @@ class Deployment:
         """Serve other weights from now on, without a pause.
 
         Raises:
-            UsageError, CheckpointError: nothing there, or no model of the same shape and tokenizer. Nothing has changed.
+            UsageError, CheckpointError: not there, or of another shape or tokenizer. Nothing has changed.
         """
         async with self._replacing:
             loaded = await asyncio.to_thread(open_model, source)

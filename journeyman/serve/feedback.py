@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ LongText = Annotated[str, StringConstraints(max_length=100_000)]
 
 
 class FeedbackRequest(Shape):
-    """What somebody says of an episode or of one of its turns: at least one of value, comment, correction, preferred_to."""
+    """What somebody says of an episode or a turn: at least one of value, comment, correction and preferred_to."""
 
     episode_id: Name
     turn_id: Name | None = Field(None, description="The turn it is about; none: the whole episode.")

@@ -1,4 +1,4 @@
-"""One JSON line per request on standard error: what happened, and nothing of what was said, unless that is asked for."""
+"""One JSON line per request on standard error: what happened; what was said only where that is asked for."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ def serve(source: str, config: ServeConfig, ready: Callable[[Deployment, Address
     check_open(config, len(Keys(folder_of(source) / "keys.json")))
     listeners = listen(config.host, config.port), listen(config.admin_host, config.admin_port)
     deployment = Deployment.open(source, config)
-    asyncio.run(run(deployment, *listeners, lambda addresses: ready(deployment, addresses)))
+    asyncio.run(run(deployment, *listeners, lambda addresses: ready(deployment, addresses), until_signalled))
 
 
 def check_open(config: ServeConfig, keys: int) -> None:
@@ -76,28 +76,40 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def run(d: Deployment, listener: socket.socket, admin: socket.socket, ready: Callable[[Addresses], None]) -> None:
-    """Serve until a signal comes; then take no new work, finish what is under way, and let go of everything."""
+async def until_signalled() -> None:
+    """Until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()
+
+
+async def run(
+    d: Deployment,
+    listener: socket.socket,
+    admin: socket.socket,
+    ready: Callable[[Addresses], None],
+    until: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Serve until then; take no new work any more, finish what is under way, and let go of everything."""
     servers = [_server(d, api(d)), _server(d, administration(d))]
     tasks = [
         asyncio.ensure_future(server.serve(sockets=[one]))
         for server, one in zip(servers, (listener, admin), strict=True)
     ]
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+    ended = asyncio.ensure_future(until())
     try:
         while not all(server.started for server in servers):
             await asyncio.sleep(0.01)
         ready(Addresses(_url(listener), _url(admin)))
-        await asyncio.wait({asyncio.ensure_future(ended.wait()), *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({ended, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         d.draining = True
         d.log.write("draining", outstanding=d.gateway.outstanding)
         for server in servers:
             server.should_exit = True
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ended.cancel()
+        await asyncio.gather(*tasks, ended, return_exceptions=True)
         await d.close()
         d.log.write("stopped")
 

@@ -276,6 +276,7 @@ class Service:
                 if self.engine.busy:
                     self._step()
                     self.broken = None
+                    self._seat()  # those who wait in line must not wait for a command
             except Exception as error:  # whatever an engine raises must not end the service
                 self.broken = error
                 self._give_up(error)

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes. What goes beyond them is at the top: `episode_id`, `value`, and the rest in `journeyman`."""
+"""Answers in OpenAI's shapes. What goes beyond is at the top: `episode_id`, `value`, and the rest in `journeyman`."""
 
 from __future__ import annotations
 
