@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
+from journeyman.errors import UnknownName
 from journeyman.serve.access import Admin, Served
+from journeyman.serve.errors import ApiError
 from journeyman.serve.keys import Scope
 from journeyman.serve.openai import Shape
 from journeyman.serve.replies import FAILURES, Reply
@@ -144,7 +146,10 @@ async def add(body: KeyRequest, d: Served, who: Admin) -> dict[str, Any]:
 @router.delete("/keys/{id}", response_model=KeyReply)
 async def revoke(id: str, d: Served, who: Admin) -> dict[str, Any]:
     """Let a key hold no longer."""
-    return (await asyncio.to_thread(d.keys.revoke, id)).public()
+    try:
+        return (await asyncio.to_thread(d.keys.revoke, id)).public()
+    except UnknownName as error:
+        raise ApiError(404, error.mistake, "not_found") from error
 
 
 @router.post("/erase", response_model=Erased)

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from journeyman.errors import JourneymanError, UnknownName
+from journeyman.errors import JourneymanError
 from journeyman.serve.access import Looker, Served, User
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError, from_ours
@@ -59,10 +59,7 @@ async def models(d: Served, who: Looker) -> dict[str, Any]:
 @router.get("/v1/models/{model:path}", response_model=Model)
 async def model(model: str, d: Served, who: Looker) -> dict[str, Any]:
     """One of them."""
-    try:
-        d.check_model(model)
-    except UnknownName as error:
-        raise ApiError(404, error.mistake, "model_not_found", param="model") from error
+    d.check_model(model)
     return d.model(model)
 
 

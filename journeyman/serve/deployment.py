@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episodes
+from journeyman.serve.errors import ApiError
 from journeyman.serve.gateway import Gateway
 from journeyman.serve.judge import Judge
 from journeyman.serve.keys import Keys
@@ -91,9 +93,10 @@ class Deployment:
         return self.name, f"{self.name}@{self.version.number}"
 
     def check_model(self, name: str) -> None:
-        """Raises UnknownName: this is not what is served."""
+        """Raises ApiError: 404, this is not what is served."""
         if name not in self.names:
-            raise UnknownName("model", name, self.names)
+            mistake = UnknownName("model", name, self.names).mistake
+            raise ApiError(404, mistake, "model_not_found", param="model")
 
     def model(self, id: str) -> dict[str, Any]:
         """The model as /v1/models shows it."""
@@ -134,7 +137,8 @@ class Deployment:
 
     def _check(self, loaded: LoadedModel) -> None:
         old, new = self.loaded, loaded
-        same = old.model.config == new.model.config and old.tokenizer.get_vocab() == new.tokenizer.get_vocab()
+        configs = [replace(one.model.config, hf={}) for one in (old, new)]  # `hf` is what the file says beside
+        same = configs[0] == configs[1] and old.tokenizer.get_vocab() == new.tokenizer.get_vocab()
         if not same or old.tokenizer.chat_template != new.tokenizer.chat_template:
             raise CheckpointError(
                 f"{loaded.source} does not fit what is served",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from journeyman.errors import JourneymanError, NotKept, StoreConflict, StoreUnavailable, UnknownName, UsageError
+from journeyman.errors import CheckpointError, JourneymanError, NotKept, StoreConflict, StoreUnavailable, UsageError
 
 
 class ApiError(Exception):
@@ -59,8 +59,6 @@ def from_ours(error: JourneymanError) -> ApiError:
         return ApiError(410 if error.erased else 404, message, "erased" if error.erased else "not_found")
     if isinstance(error, StoreConflict):
         return ApiError(409, message, "conflict")
-    if isinstance(error, UnknownName):
-        return ApiError(404, message, "not_found")
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError | CheckpointError):
         return ApiError(400, message, "invalid_value")
     return ApiError(500, message, "internal_error")

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from journeyman.errors import JourneymanError, UnknownName
+from journeyman.errors import JourneymanError
 from journeyman.experience.ids import uuid7
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError, error_body, from_ours
@@ -27,6 +27,11 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+PATIENCE = 4
+"""A request up to so many times too large is heard to its end, and dropped: a client that is still sending when its
+connection closes does not see the answer."""
 
 
 class Around:
@@ -52,7 +57,7 @@ class Around:
         limited = _limited(receive, self.d.config.largest, self.d.config.request_seconds)
         try:
             length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self.d.config.largest:
+            if length.isdigit() and int(length) > PATIENCE * self.d.config.largest:
                 await _too_large(self.d.config.largest)(scope, receive, answer)
             else:
                 await self.app(scope, limited, answer)
@@ -105,9 +110,11 @@ def _limited(receive: Receive, most: int, seconds: float) -> Receive:
             raise HTTPException(408, f"the request did not arrive within {seconds:g} s") from None
         size += len(message.get("body", b""))
         whole = not message.get("more_body", False)
-        if size > most:
+        if size <= most:
+            return message
+        if whole or size > PATIENCE * most:
             raise HTTPException(413, f"a request has at most {most} bytes")
-        return message
+        return {**message, "body": b""}
 
     return limited
 
@@ -125,16 +132,14 @@ def handle_errors(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         assert isinstance(error, JourneymanError)
         found = from_ours(error)
-        if isinstance(error, UnknownName) and "model" in error.mistake.split("'")[0]:
-            found = ApiError(404, error.mistake, "model_not_found", param="model")
         request.scope.setdefault("journeyman.log", {})["error"] = found.code
         return JSONResponse(found.body, found.status, headers=found.headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+        first = max(error.errors(), key=lambda one: len(one["loc"]))  # of what a field may be, what came closest
+        where = ".".join(str(part) for part in first["loc"] if not _of_types(part))
         invalid = first["type"] == "json_invalid"
         message = f"the body is no JSON: {first.get('ctx', {}).get('error', '')}" if invalid else first["msg"]
         text = message if invalid or not where else f"{where}: {message}"
@@ -148,6 +153,11 @@ def handle_errors(app: FastAPI) -> None:
         headers = dict(error.headers or {}) | ({"Connection": "close"} if error.status_code in (408, 413) else {})
         body = error_body(error.status_code, str(error.detail), code)
         return JSONResponse(body, error.status_code, headers=headers)
+
+
+def _of_types(part: int | str) -> bool:
+    """Whether a part of an error's place is no field but a place of the request, or one of a field's types."""
+    return part in ("body", "query", "path", "header", "str", "int", "float", "bool") or "[" in str(part)
 
 
 class PatientProtocol(H11Protocol):

@@ -61,7 +61,9 @@ def test_overlap_is_the_longest(text: str, sign: str) -> None:
     assert overlap(text, sign) == longest
 
 
-REPLIES = st.lists(st.sampled_from(["north ", "STOP", "ST", "é", "日本", OPEN, OPEN[:5], TAGGED.spell(LOOK), "\n"]), max_size=8)
+REPLIES = st.lists(
+    st.sampled_from(["north ", "STOP", "ST", "é", "日本", OPEN, OPEN[:5], TAGGED.spell(LOOK), "\n"]), max_size=8
+)
 
 
 @given(REPLIES, st.sampled_from([(), ("STOP",), ("STO", "nor")]), st.booleans(), st.integers(1, 5))
