@@ -156,7 +156,10 @@ class Serve:
     config: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
 
     def __call__(self) -> None:
-        from journeyman.serve.server import Addresses, Deployment, serve
+        try:
+            from journeyman.serve.server import Addresses, Deployment, serve
+        except ModuleNotFoundError as error:
+            raise UsageError("serving needs more", reason=str(error), fix="pip install 'journeyman[serve]'") from error
 
         def ready(d: Deployment, at: Addresses) -> None:
             console.print(
@@ -184,8 +187,8 @@ class Keys:
     """Let the key of this id hold no longer."""
 
     def __call__(self) -> None:
-        from journeyman.serve.deployment import folder_of
         from journeyman.serve.keys import Keys as Known
+        from journeyman.serve.keys import folder_of
 
         keys = Known(folder_of(self.model) / "keys.json")
         if self.add is not None:

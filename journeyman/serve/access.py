@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Security
@@ -34,36 +35,37 @@ def caller(scope: Scope, *, counted: bool = True) -> Callable[..., Awaitable[Cal
         counted: whether the call counts towards the caller's rate.
     """
 
-    async def check(
-        request: Request,
-        d: Served,
-        bearer: Bearer,
-        session: Annotated[
-            str | None,
-            Header(
-                alias="journeyman-session", description="The caller's name for an episode, whose turns its calls are."
-            ),
-        ] = None,
-        episode: Annotated[
-            str | None, Header(alias="journeyman-episode-id", description="The episode that this turn goes on with.")
-        ] = None,
-    ) -> Caller:
-        text, _, suffix = (bearer.credentials if bearer else "").partition(":")
+    async def check(request: Request, d: Served, bearer: Bearer) -> Caller:
+        text, _, session = (bearer.credentials if bearer else "").partition(":")
         key = known(d, text, scope)
-        session = session or suffix or None
-        check_name("session", session or "", empty=True)
+        check_name("session", session, empty=True)
         address = request.client.host if request.client else ""
         if key is EVERYBODY:
             _local(d, request)
         if counted:
             _rate(d, key, address)
         request.scope["journeyman.key"] = key.id
-        return Caller(key, address, session, episode)
+        return Caller(key, address, session or None)
 
     return check
 
 
-User = Annotated[Caller, Depends(caller("use"))]
+async def asker(
+    who: Annotated[Caller, Depends(caller("use"))],
+    session: Annotated[
+        str | None,
+        Header(alias="journeyman-session", description="Your name for an episode, whose turns its calls are."),
+    ] = None,
+    episode: Annotated[
+        str | None, Header(alias="journeyman-episode-id", description="The episode that this turn goes on with.")
+    ] = None,
+) -> Caller:
+    """A dependency: who asks the model, and what they are at."""
+    check_name("session", session or "", empty=True)
+    return replace(who, session=session or who.session, episode=episode)
+
+
+User = Annotated[Caller, Depends(asker)]
 Looker = Annotated[Caller, Depends(caller("use", counted=False))]
 Judge = Annotated[Caller, Depends(caller("feedback"))]
 Admin = Annotated[Caller, Depends(caller("admin"))]

@@ -13,7 +13,7 @@ from journeyman.serve.access import Admin, Served
 from journeyman.serve.errors import ApiError
 from journeyman.serve.keys import Scope
 from journeyman.serve.openai import Shape
-from journeyman.serve.replies import FAILURES, Reply
+from journeyman.serve.replies import Reply, failures
 
 
 class WeightsRequest(Shape):
@@ -95,7 +95,7 @@ class Drained(Reply):
     outstanding: int
 
 
-router = APIRouter(prefix="/admin", responses=FAILURES)
+router = APIRouter(prefix="/admin", responses=failures())
 
 
 @router.get("/weights", response_model=VersionList)
@@ -143,7 +143,7 @@ async def add(body: KeyRequest, d: Served, who: Admin) -> dict[str, Any]:
     return {**key.public(), "key": text}
 
 
-@router.delete("/keys/{id}", response_model=KeyReply)
+@router.delete("/keys/{id}", response_model=KeyReply, responses=failures(404))
 async def revoke(id: str, d: Served, who: Admin) -> dict[str, Any]:
     """Let a key hold no longer."""
     try:
@@ -152,7 +152,7 @@ async def revoke(id: str, d: Served, who: Admin) -> dict[str, Any]:
         raise ApiError(404, error.mistake, "not_found") from error
 
 
-@router.post("/erase", response_model=Erased)
+@router.post("/erase", response_model=Erased, responses=failures(503))
 async def erase(body: EraseRequest, d: Served, who: Admin) -> dict[str, Any]:
     """Erase a user's episodes, or some by id or age. The hash chain still verifies."""
     erase = d.store.erase

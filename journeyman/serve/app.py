@@ -50,11 +50,21 @@ async def metrics(d: Served, who: Looker) -> Response:
     return Response(d.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+def api_routes() -> FastAPI:
+    """What clients may call, less the deployment that answers them."""
+    about = "An OpenAI-compatible API that keeps every episode and hears what became of it."
+    return _app("Journeyman", about, chat.router, feedback.router, operation)
+
+
+def admin_routes() -> FastAPI:
+    """What operators may call, likewise."""
+    about = "Weights, draining, keys, erasure. Needs an API key with the scope `admin`."
+    return _app("Journeyman administration", about, admin.router, operation)
+
+
 def api(d: Deployment) -> FastAPI:
-    """What clients speak to."""
-    app = _app(d, "Journeyman", "An OpenAI-compatible API that keeps every episode and hears what became of it.")
-    for router in (chat.router, feedback.router, operation):
-        app.include_router(router)
+    """What clients speak to, with the web page."""
+    app = _serving(api_routes(), d)
     if any(DASHBOARD.glob("*.html")):
         app.mount("/", StaticFiles(directory=DASHBOARD, html=True))
     return app
@@ -62,15 +72,18 @@ def api(d: Deployment) -> FastAPI:
 
 def administration(d: Deployment) -> FastAPI:
     """What operators speak to, on another port."""
-    app = _app(d, "Journeyman administration", "Weights, draining, keys, erasure. Needs a key with the scope `admin`.")
-    for router in (admin.router, operation):
+    return _serving(admin_routes(), d)
+
+
+def _app(title: str, about: str, *routers: APIRouter) -> FastAPI:
+    app = FastAPI(title=title, description=about, docs_url=None, redoc_url=None, version="1")
+    for router in routers:
         app.include_router(router)
+    handle_errors(app)
     return app
 
 
-def _app(d: Deployment, title: str, about: str) -> FastAPI:
-    app = FastAPI(title=title, description=about, docs_url=None, redoc_url=None, version="1")
+def _serving(app: FastAPI, d: Deployment) -> FastAPI:
     app.state.deployment = d
-    handle_errors(app)
     app.add_middleware(Around, d=d)
     return app

@@ -17,16 +17,18 @@ from journeyman.serve.errors import ApiError, from_ours
 from journeyman.serve.gateway import Answer, Ask, Delta
 from journeyman.serve.openai import ChatRequest, CompletionRequest
 from journeyman.serve.prepare import chat_asks, completion_asks
-from journeyman.serve.replies import FAILURES, ChatCompletion, Completion, Model, ModelList
+from journeyman.serve.replies import ChatCompletion, Completion, Model, ModelList, failures
 from journeyman.serve.shapes import Shaper, sse
 
 STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "chunks, then [DONE]"}}}
 
 
-router = APIRouter(responses=FAILURES)
+ASKING = failures(404, 410, 422, 503)
+
+router = APIRouter(responses=failures())
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: {"content": STREAM}})
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: {"content": STREAM}, **ASKING})
 async def chat(body: ChatRequest, d: Served, who: User, request: Request) -> Response:
     """Go on with a conversation."""
     _open(d)
@@ -38,7 +40,7 @@ async def chat(body: ChatRequest, d: Served, who: User, request: Request) -> Res
     return await respond(d, request, asks, shaper, stream=body.stream, usage=usage)
 
 
-@router.post("/v1/completions", response_model=Completion, responses={200: {"content": STREAM}})
+@router.post("/v1/completions", response_model=Completion, responses={200: {"content": STREAM}, **ASKING})
 async def complete(body: CompletionRequest, d: Served, who: User, request: Request) -> Response:
     """Go on with a bare text."""
     _open(d)
@@ -56,7 +58,7 @@ async def models(d: Served, who: Looker) -> dict[str, Any]:
     return {"object": "list", "data": [d.model(name) for name in d.names]}
 
 
-@router.get("/v1/models/{model:path}", response_model=Model)
+@router.get("/v1/models/{model:path}", response_model=Model, responses=failures(404))
 async def model(model: str, d: Served, who: Looker) -> dict[str, Any]:
     """One of them."""
     d.check_model(model)

@@ -21,7 +21,7 @@ from journeyman.serve.episodes import Episodes
 from journeyman.serve.errors import ApiError
 from journeyman.serve.gateway import Gateway
 from journeyman.serve.judge import Judge
-from journeyman.serve.keys import Keys
+from journeyman.serve.keys import Keys, folder_of
 from journeyman.serve.limits import RateLimit
 from journeyman.serve.logs import Log
 from journeyman.serve.metrics import Metrics
@@ -74,13 +74,13 @@ class Deployment:
             UsageError, CheckpointError, StoreError: as their messages say.
         """
         loaded = open_model(source)
-        home = Path(source) if Path(source).is_dir() else Path("runs") / f"serve-{Path(source).name}"
-        home.mkdir(parents=True, exist_ok=True)
+        folder = folder_of(source)
+        folder.mkdir(parents=True, exist_ok=True)
         judge = Judge(loaded, config.job)
         context = min(config.context or fitting(loaded.model, config.slots), loaded.model.config.max_positions)
         engine = native_engine(judge.learner, slots=config.slots, context=context)
-        store = Store(config.store or home / "experience.sqlite")
-        return Deployment(loaded, engine, store, folder_of(source), config)
+        store = Store(config.store or folder.parent / "experience.sqlite")
+        return Deployment(loaded, engine, store, folder, config)
 
     @property
     def judges(self) -> bool:
@@ -160,12 +160,6 @@ class Deployment:
         await self.gateway.settle()
         await asyncio.to_thread(self.service.close)
         await asyncio.to_thread(self.store.close)
-
-
-def folder_of(source: str) -> Path:
-    """Where a served model's keys and versions are."""
-    path = Path(source)
-    return path / "serve" if path.is_dir() else Path("runs") / f"serve-{path.name}"
 
 
 def fitting(model: Decoder, slots: int) -> int:

@@ -17,7 +17,7 @@ from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError
 from journeyman.serve.openai import Shape
 from journeyman.serve.prepare import Caller
-from journeyman.serve.replies import FAILURES, Reply
+from journeyman.serve.replies import Reply, failures
 from journeyman.types import Trajectory
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -118,10 +118,10 @@ class EpisodeQuery(Shape):
     limit: int = Field(50, ge=1, le=1000)
 
 
-router = APIRouter(responses=FAILURES)
+router = APIRouter(responses=failures())
 
 
-@router.post("/v1/feedback", response_model=FeedbackKept, status_code=201)
+@router.post("/v1/feedback", response_model=FeedbackKept, status_code=201, responses=failures(404, 409, 410, 503))
 async def give(body: FeedbackRequest, d: Served, who: Judge) -> dict[str, Any]:
     """Say what became of an episode. Answered when it is on the disk: 201 means kept, 503 means not."""
     amount = who.key.feedback_per_day
@@ -135,14 +135,14 @@ async def give(body: FeedbackRequest, d: Served, who: Judge) -> dict[str, Any]:
     return {"id": kept.id, "object": "feedback", "episode_id": kept.episode}
 
 
-@router.post("/v1/metrics", response_model=MetricReply, status_code=201)
+@router.post("/v1/metrics", response_model=MetricReply, status_code=201, responses=failures(409, 503))
 async def declare(body: MetricRequest, d: Served, who: Judge) -> dict[str, Any]:
     """Declare a metric. The same again changes nothing; another meaning for the same name is refused."""
     await asyncio.to_thread(d.store.declare, Metric(**body.model_dump()))
     return body.model_dump()
 
 
-@router.get("/v1/metrics", response_model=MetricList)
+@router.get("/v1/metrics", response_model=MetricList, responses=failures(503))
 async def metrics(d: Served, who: Judge) -> dict[str, Any]:
     """All metrics that were declared."""
     known = await asyncio.to_thread(d.store.metrics)
@@ -150,7 +150,7 @@ async def metrics(d: Served, who: Judge) -> dict[str, Any]:
     return {"object": "list", "data": [{f: getattr(m, f) for f in fields} for m in known.values()]}
 
 
-@router.get("/v1/episodes", response_model=EpisodeList)
+@router.get("/v1/episodes", response_model=EpisodeList, responses=failures(503))
 async def episodes(
     d: Served,
     who: Judge,
@@ -164,7 +164,7 @@ async def episodes(
     return {"object": "list", "data": [summary(one) for one in page.episodes], "next": page.cursor}
 
 
-@router.get("/v1/episodes/{id}", response_model=WholeEpisode)
+@router.get("/v1/episodes/{id}", response_model=WholeEpisode, responses=failures(404, 410, 503))
 async def episode(id: str, d: Served, who: Judge) -> dict[str, Any]:
     """One episode, whole: its turns with tokens, V along them, and all feedback."""
     found = await asyncio.to_thread(d.store.whole, id)

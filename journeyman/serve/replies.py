@@ -146,7 +146,8 @@ REASONS: dict[int, str] = {
     429: "Too much at once; `Retry-After` says when to come again.",
     503: "Experience cannot be written, or the server is shutting down.",
 }
-FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": reason} for status, reason in REASONS.items()
-}
-"""What may go wrong on every route."""
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What may go wrong on a route: what may on every one, and these."""
+    return {s: {"model": Error, "description": REASONS[s]} for s in sorted({400, 401, 403, 408, 413, 429, *statuses})}

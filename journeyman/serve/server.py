@@ -15,9 +15,9 @@ import uvicorn
 from journeyman.errors import UsageError
 from journeyman.serve.app import administration, api
 from journeyman.serve.config import ServeConfig, is_loopback
-from journeyman.serve.deployment import Deployment, folder_of
+from journeyman.serve.deployment import Deployment
 from journeyman.serve.http import PatientProtocol
-from journeyman.serve.keys import Keys
+from journeyman.serve.keys import Keys, folder_of
 
 
 @dataclass(frozen=True)
