@@ -12,7 +12,7 @@ import torch
 from journeyman import machine
 from journeyman.api import open_model
 from journeyman.engine.base import Engine
-from journeyman.errors import CheckpointError, UnknownName
+from journeyman.errors import CheckpointError, JourneymanError, UnknownName, UsageError
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
@@ -126,7 +126,12 @@ class Deployment:
             UsageError, CheckpointError: not there, or of another shape or tokenizer. Nothing has changed.
         """
         async with self._replacing:
-            loaded = await asyncio.to_thread(open_model, source)
+            try:
+                loaded = await asyncio.to_thread(open_model, source)
+            except (OSError, ValueError) as error:  # no name of a file: too long, or with a null character
+                if isinstance(error, JourneymanError):
+                    raise
+                raise UsageError(f"{source[:80]!r} cannot be a model", reason=str(error)[:200]) from error
             self._check(loaded)
             version = await asyncio.to_thread(self.versions.of, loaded.model, loaded.source)
             judge = Judge(loaded, self.config.job)

@@ -1,8 +1,12 @@
-"""Clients that no one here wrote, unchanged: litellm, inspect_ai."""
+"""Programs that no one here wrote, unchanged: `llm`, `inspect_ai`, and the standard library."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +14,33 @@ import pytest
 
 from tests.serve.live import Live, native, scripted
 
-pytestmark = pytest.mark.filterwarnings("default")
 ASK: Any = [{"role": "user", "content": "where am I?"}]
 
 
 @pytest.mark.slow
-def test_litellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network for prices
-    litellm = pytest.importorskip("litellm")
-    litellm.telemetry = False
-    call = 'I look.\n<tool_call>\n{"name": "look", "arguments": {"at": "E4"}}\n</tool_call>'
-    look = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    with Live(tmp_path, scripted("in a maze", "at E4", call)) as live:
-        known: Any = {"model": "openai/apprentice", "api_base": f"{live.url}/v1", "api_key": "none", "messages": ASK}
-        assert litellm.completion(**known).choices[0].message.content == "in a maze"
-        pieces = [chunk.choices[0].delta.content or "" for chunk in litellm.completion(**known, stream=True)]
-        assert "".join(pieces) == "at E4"
-        (made,) = litellm.completion(**known, tools=[look]).choices[0].message.tool_calls
-        assert json.loads(made.function.arguments) == {"at": "E4"}
-        with pytest.raises(litellm.exceptions.NotFoundError):
-            litellm.completion(**{**known, "model": "openai/gpt-9"})
+def test_llm(tmp_path: Path) -> None:
+    """The command line tool `llm`, streaming and not, with its own conversation going on."""
+    pytest.importorskip("llm")
+    with Live(tmp_path, scripted("in a maze", "at E4", "to the north")) as live:
+        known = [{"model_id": "ours", "model_name": "apprentice", "api_base": f"{live.url}/v1"}]
+        (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(known))  # JSON is YAML
+        environment = {**os.environ, "LLM_USER_PATH": str(tmp_path), "LLM_LOAD_PLUGINS": ""}
+
+        def say(*words: str) -> str:
+            command = [sys.executable, "-m", "llm", "prompt", "-m", "ours", *words]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        assert say("where am I?") == "in a maze"
+        assert say("--no-stream", "where am I?", "-s", "be brief") == "at E4"
+        assert say("-c", "and now?") == "to the north"
+        roles = [message["role"] for message in live.store.whole(live.store.browse().episodes[0].id).turns[0].messages]
+        assert roles == ["system", "user", "assistant", "user"]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_inspect_ai_runs_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     inspect_ai = pytest.importorskip("inspect_ai")
@@ -56,11 +64,7 @@ def test_inspect_ai_runs_an_evaluation(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(live.store.browse().episodes) == 3
 
 
-@pytest.mark.slow
-def test_the_smallest_client_of_all(tmp_path: Path) -> None:
-    """The standard library's, so that nothing depends on a client's kindness."""
-    import urllib.request
-
+def test_the_standard_library(tmp_path: Path) -> None:
     with Live(tmp_path, native()) as live:
         body = json.dumps({"model": "apprentice", "messages": ASK, "max_tokens": 5}).encode()
         request = urllib.request.Request(f"{live.url}/v1/chat/completions", body, {"Content-Type": "application/json"})
