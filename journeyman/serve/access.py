@@ -67,7 +67,7 @@ async def asker(
 
 User = Annotated[Caller, Depends(asker)]
 Looker = Annotated[Caller, Depends(caller("use", counted=False))]
-Judge = Annotated[Caller, Depends(caller("feedback"))]
+Reporter = Annotated[Caller, Depends(caller("feedback"))]
 Admin = Annotated[Caller, Depends(caller("admin"))]
 
 

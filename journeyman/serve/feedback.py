@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool, StringConstraints
 from journeyman.errors import NotKept
 from journeyman.experience.outcomes import Episode
 from journeyman.experience.records import EpisodeFilter, EpisodeSummary, Feedback, Metric, ServedTurn
-from journeyman.serve.access import Judge, Served
+from journeyman.serve.access import Reporter, Served
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError
 from journeyman.serve.openai import Shape
@@ -122,7 +122,7 @@ router = APIRouter(responses=failures())
 
 
 @router.post("/v1/feedback", response_model=FeedbackKept, status_code=201, responses=failures(404, 409, 410, 503))
-async def give(body: FeedbackRequest, d: Served, who: Judge) -> dict[str, Any]:
+async def give(body: FeedbackRequest, d: Served, who: Reporter) -> dict[str, Any]:
     """Say what became of an episode. Answered when it is on the disk: 201 means kept, 503 means not."""
     amount = who.key.feedback_per_day
     wait = 0.0 if amount is None else d.feedback_rates.take(who.key.id, amount)
@@ -136,14 +136,14 @@ async def give(body: FeedbackRequest, d: Served, who: Judge) -> dict[str, Any]:
 
 
 @router.post("/v1/metrics", response_model=MetricReply, status_code=201, responses=failures(409, 503))
-async def declare(body: MetricRequest, d: Served, who: Judge) -> dict[str, Any]:
+async def declare(body: MetricRequest, d: Served, who: Reporter) -> dict[str, Any]:
     """Declare a metric. The same again changes nothing; another meaning for the same name is refused."""
     await asyncio.to_thread(d.store.declare, Metric(**body.model_dump()))
     return body.model_dump()
 
 
 @router.get("/v1/metrics", response_model=MetricList, responses=failures(503))
-async def metrics(d: Served, who: Judge) -> dict[str, Any]:
+async def metrics(d: Served, who: Reporter) -> dict[str, Any]:
     """All metrics that were declared."""
     known = await asyncio.to_thread(d.store.metrics)
     fields = ("name", "type", "level", "optimize", "low", "high")
@@ -153,7 +153,7 @@ async def metrics(d: Served, who: Judge) -> dict[str, Any]:
 @router.get("/v1/episodes", response_model=EpisodeList, responses=failures(503))
 async def episodes(
     d: Served,
-    who: Judge,
+    who: Reporter,
     wanted: Annotated[EpisodeQuery, Query()],
 ) -> dict[str, Any]:
     """Episodes, newest first. A key sees its own; one with the scope `admin`, all."""
@@ -165,7 +165,7 @@ async def episodes(
 
 
 @router.get("/v1/episodes/{id}", response_model=WholeEpisode, responses=failures(404, 410, 503))
-async def episode(id: str, d: Served, who: Judge) -> dict[str, Any]:
+async def episode(id: str, d: Served, who: Reporter) -> dict[str, Any]:
     """One episode, whole: its turns with tokens, V along them, and all feedback."""
     found = await asyncio.to_thread(d.store.whole, id)
     if not sees_all(d, who) and found.summary.key != who.key.id:

@@ -39,28 +39,45 @@ def test_llm(tmp_path: Path) -> None:
         assert roles == ["system", "user", "assistant", "user"]
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")
-def test_inspect_ai_runs_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    inspect_ai = pytest.importorskip("inspect_ai")
-    from inspect_ai.dataset import Sample
-    from inspect_ai.model import GenerateConfig, get_model
-    from inspect_ai.scorer import includes
-    from inspect_ai.solver import generate
+EVALUATION = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
 
+
+@task
+def places():
     samples = [Sample(input="where am I?", target=target) for target in ("maze", "maze", "nowhere")]
+    return Task(dataset=samples, solver=generate(), scorer=includes())
+"""
+
+
+@pytest.mark.slow
+def test_inspect_ai_runs_an_evaluation(tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai")
+    (tmp_path / "places.py").write_text(EVALUATION)
     with Live(tmp_path, scripted("in a maze")) as live:
-        model = get_model(
-            "openai-api/journeyman/apprentice",
-            base_url=f"{live.url}/v1",
-            api_key="none",
-            config=GenerateConfig(max_tokens=30, temperature=0.7, seed=1),
-        )
-        task = inspect_ai.Task(dataset=samples, solver=generate(), scorer=includes())
-        (log,) = inspect_ai.eval(task, model=model, log_dir=str(tmp_path / "logs"), display="none")
-        assert log.status == "success", log.error
-        assert log.results.scores[0].metrics["accuracy"].value == pytest.approx(2 / 3)
+        at = {"JOURNEYMAN_BASE_URL": f"{live.url}/v1", "JOURNEYMAN_API_KEY": "none"}
+        options = [
+            "--display",
+            "none",
+            "--log-format",
+            "json",
+            "--log-dir",
+            "logs",
+            "--max-tokens",
+            "30",
+            "--seed",
+            "1",
+        ]
+        command = [sys.executable, "-m", "inspect_ai", "eval", "places.py"]
+        command += ["--model", "openai-api/journeyman/apprentice", *options]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **at})
+        assert done.returncode == 0, done.stdout + done.stderr
+        (log,) = (json.loads(file.read_text()) for file in (tmp_path / "logs").glob("*.json"))
+        assert log["status"] == "success"
+        assert log["results"]["scores"][0]["metrics"]["accuracy"]["value"] == pytest.approx(2 / 3)
         assert len(live.store.browse().episodes) == 3
 
 
