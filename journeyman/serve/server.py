@@ -38,9 +38,9 @@ def serve(source: str, config: ServeConfig, ready: Callable[[Deployment, Address
         UsageError: nobody may be let in like that, or a port is taken. CheckpointError, StoreError: as they say.
     """
     check_open(config, len(Keys(folder_of(source) / "keys.json")))
-    listeners = listen(config.host, config.port), listen(config.admin_host, config.admin_port)
-    deployment = Deployment.open(source, config)
-    asyncio.run(run(deployment, *listeners, lambda addresses: ready(deployment, addresses), until_signalled))
+    with listen(config.host, config.port) as listener, listen(config.admin_host, config.admin_port) as admin:
+        deployment = Deployment.open(source, config)
+        asyncio.run(run(deployment, listener, admin, lambda addresses: ready(deployment, addresses), until_signalled))
 
 
 def check_open(config: ServeConfig, keys: int) -> None:
@@ -65,15 +65,11 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(1024)
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise UsageError(
             f"serve: cannot listen on {host}:{port}", reason=str(error), fix="choose another with --port, --admin-port"
         ) from error
-    return listener
 
 
 async def until_signalled() -> None:
