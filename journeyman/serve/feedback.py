@@ -156,7 +156,10 @@ async def episodes(
     who: Reporter,
     wanted: Annotated[EpisodeQuery, Query()],
 ) -> dict[str, Any]:
-    """Episodes, newest first. A key sees its own; one with the scope `admin`, all."""
+    """Episodes, newest first. A key sees its own; one with the scope `admin`, all. Without any key, whoever is on
+    this machine sees all."""
+    if who.key is EVERYBODY and d.config.open:
+        raise ApiError(403, "where everybody is let in, only a key shows what was said", "insufficient_scope")
     given = wanted.model_dump(exclude={"cursor", "limit"})
     if not sees_all(d, who):
         given["key"] = who.key.id
