@@ -20,7 +20,7 @@ BEARER = HTTPBearer(auto_error=False, description="An API key; `:<name>` behind 
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
 
 
-def deployment(request: Request) -> Deployment:
+async def deployment(request: Request) -> Deployment:  # a coroutine, or FastAPI would call it on a thread
     """A dependency: what is served."""
     return request.app.state.deployment
 

@@ -56,7 +56,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
         raise _too_long(d, None)
     if body.messages[-1].role == "assistant":
         raise ApiError(400, "messages: the last one must not be the assistant's", "invalid_value", param="messages")
-    manner = await asyncio.to_thread(d.prompts.manner, tools)
+    manner = await asyncio.to_thread(d.prompts.manner, tools) if tools else d.prompts.plain
     lead = _lead(body, manner)
     marks = trails(manner_of(tools), body.messages)
     episode = await _episode(d, body, caller)
@@ -70,7 +70,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     record = _record(d, body, caller, asked) | {
         "messages": [message.model_dump(exclude_none=True) for message in body.messages]
     }
-    sampling = await asyncio.to_thread(_sampling, d, body, stops, len(history))
+    sampling = await _sampling(d, body, stops, len(history))
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
     return [
         Ask(
@@ -112,7 +112,7 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
         where, history, held = await asyncio.to_thread(_bare_history, d, episode, prompt)
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
-        sampling = await asyncio.to_thread(_sampling, d, body, body.stops, len(history))
+        sampling = await _sampling(d, body, body.stops, len(history))
         asks += [
             Ask(
                 index=len(asks) + choice,
@@ -281,18 +281,19 @@ def _lead(body: ChatRequest, manner: Manner) -> str:
     return manner.calls.beginning(name)
 
 
-def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: int) -> Sampling:
+async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: int) -> Sampling:
     limit = body.limit
     if limit is not None and limit > d.service.context:
         message = f"max_tokens: the model reads at most {d.service.context} tokens, answer included, got {limit}"
         raise ApiError(400, message, "context_length_exceeded", param="max_tokens")
+    texts = await asyncio.to_thread(d.prompts.stop_texts, stops) if stops else None
     try:
         return Sampling(
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
             max_tokens=min(limit or d.service.context, d.service.context - length),
             stop=d.prompts.renderer.end_ids,
-            stop_texts=d.prompts.stop_texts(stops),
+            stop_texts=texts,
         )
     except UsageError as error:
         raise ApiError(400, str(error), "invalid_value") from error

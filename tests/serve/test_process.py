@@ -23,24 +23,24 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "journeyman", "serve", "apprentice", "--port", "0", "--admin-port", "0"]
     root = Path(__file__).parent.parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    url = ""
-    while not url:
-        line = process.stderr.readline()
-        assert line, "it ended"
-        found = re.search(r"served at (http://\S+)/v1", line)
-        url = found[1] if found else ""
-    rest: list[str] = []
-    reader = threading.Thread(target=lambda: rest.extend(process.stderr or ()))
-    reader.start()
-    body = {"model": "apprentice", "messages": [{"role": "user", "content": "A1 to B1"}], "stream": True}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, "max_tokens": 500}, timeout=60) as stream:
-        process.send_signal(signal.SIGTERM)
-        said = stream.read().decode()
-    assert said.endswith("data: [DONE]\n\n"), "what is under way is finished"
-    assert process.wait(timeout=60) == 0
-    reader.join()
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        url = ""
+        while not url:
+            line = process.stderr.readline()
+            assert line, "it ended"
+            found = re.search(r"served at (http://\S+)/v1", line)
+            url = found[1] if found else ""
+        rest: list[str] = []
+        reader = threading.Thread(target=rest.extend, args=(process.stderr,))
+        reader.start()
+        body = {"model": "apprentice", "messages": [{"role": "user", "content": "A1 to B1"}], "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json={**body, "max_tokens": 500}, timeout=60) as stream:
+            process.send_signal(signal.SIGTERM)
+            said = stream.read().decode()
+        assert said.endswith("data: [DONE]\n\n"), "what is under way is finished"
+        assert process.wait(timeout=60) == 0
+        reader.join()
     assert json.loads(rest[-1])["event"] == "stopped"
 
 
