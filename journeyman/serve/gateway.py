@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from journeyman.engine.base import Sampling
-from journeyman.errors import JourneymanError, StoreUnavailable
+from journeyman.errors import JourneymanError, StoreError, StoreUnavailable
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import Finish as Kept
 from journeyman.experience.records import ServedTurn, VersionSpan
@@ -36,8 +36,8 @@ from journeyman.serve.tools import Said
 
 USUAL = 64.0
 """Tokens of a reply, before there was one."""
-RECHECK = 1.0
-"""Seconds between attempts to write, while the store does not take anything."""
+RECHECK, CHECK = 1.0, 15.0
+"""Seconds between trials of the store, while it does not take anything and while it does."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +171,29 @@ class Gateway:
         most = self.service.engine.slots + self.config.queue
         if self.outstanding + answers > most:
             raise ApiError(429, "the server is busy: too many requests wait already", "queue_full", retry_after=2)
+        if self._unkept is not None and time.monotonic() - self._unkept > RECHECK:
+            await self.check()
+        if not self.keeping:
+            raise ApiError(
+                503, "experience cannot be written now, so no new work is taken", "store_unavailable", retry_after=5
+            )
+
+    async def check(self) -> None:
+        """Try whether the store takes something."""
+        tried = time.monotonic()
         if self._unkept is not None:
-            if time.monotonic() - self._unkept > RECHECK:
-                self._unkept = time.monotonic()
-                with suppress(StoreUnavailable):
-                    await asyncio.to_thread(self.store.probe)
-                    self._unkept = None
-            if self._unkept is not None:
-                raise ApiError(
-                    503, "experience cannot be written now, so no new work is taken", "store_unavailable", retry_after=5
-                )
+            self._unkept = tried  # others need not try meanwhile
+        try:
+            await asyncio.to_thread(self.store.probe)
+            self._unkept = None
+        except StoreError:
+            self._unkept = tried
+
+    async def keep_checking(self) -> None:
+        """A disk that fills up is noticed before an answer is lost to it."""
+        while True:
+            await asyncio.sleep(CHECK)
+            await self.check()
 
     async def answers(self, asks: Sequence[Ask]) -> AsyncGenerator[Started | Delta | Answer]:
         """Answer them all: when all have begun a `Started`, then pieces as they come, and each answer when it is kept.

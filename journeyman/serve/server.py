@@ -93,7 +93,7 @@ async def run(
         asyncio.ensure_future(server.serve(sockets=[one]))
         for server, one in zip(servers, (listener, admin), strict=True)
     ]
-    ended = asyncio.ensure_future(until())
+    ended, checking = asyncio.ensure_future(until()), asyncio.ensure_future(d.gateway.keep_checking())
     try:
         while not all(server.started for server in servers):
             await asyncio.sleep(0.01)
@@ -105,7 +105,8 @@ async def run(
         for server in servers:
             server.should_exit = True
         ended.cancel()
-        await asyncio.gather(*tasks, ended, return_exceptions=True)
+        checking.cancel()
+        await asyncio.gather(*tasks, ended, checking, return_exceptions=True)
         await d.close()
         d.log.write("stopped")
 

@@ -6,14 +6,12 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from journeyman.errors import StoreUnavailable
 from journeyman.experience.ids import uuid7
 from tests.serve.live import Live, judged, scripted, until
 
@@ -238,38 +236,52 @@ def test_a_key_used_twice(live: Live) -> None:
 # -- a disk that is full, a database that goes away --------------------------------------------------------------
 
 
-def test_nothing_is_acknowledged_that_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def away(live: Live, folder: Path) -> Iterator[None]:
+    """The database is not there, and comes back."""
+    live.store._database.engine.dispose()  # nobody has it open: its log is in the file
+    file = folder / "experience.sqlite"
+    file.rename(folder / "aside.sqlite")
+    yield
+    (folder / "aside.sqlite").rename(file)
+
+
+def test_nothing_is_acknowledged_that_is_not_kept(tmp_path: Path) -> None:
     with Live(tmp_path, scripted("in a maze"), judged()) as live:
         episode = live.chat("where?").json()["episode_id"]
-
-        def full(*_: Any, **__: Any) -> Any:
-            raise StoreUnavailable("cannot write the store", reason="database or disk is full")
-
-        with monkeypatch.context() as broken:
-            broken.setattr(live.store._database, "write", full)
+        with away(live, tmp_path):
             error_of(live.chat("where?"), 503)
             error_of(live.http.post("/v1/feedback", json={"episode_id": episode, "value": 1}), 503)
-            before = live.d.service.engine._read  # type: ignore[attr-defined]
-            count = len(before)
+            error_of(live.http.get(f"/v1/episodes/{episode}"), 503)
+            sampled = live.d.service.engine._read  # type: ignore[attr-defined]
+            count = len(sampled)
             refused = live.chat("where?")
             error_of(refused, 503)
-            assert refused.headers["retry-after"] and len(before) == count, "nothing is sampled that cannot be kept"
+            assert refused.headers["retry-after"] and len(sampled) == count, "nothing is sampled that cannot be kept"
             assert live.http.get("/readyz").status_code == 503
             assert live.http.get("/healthz").status_code == 200
-        time.sleep(1.1)  # it looks again once in a second
-        until(lambda: live.chat("where?").status_code == 200)
+        until(lambda: live.chat("where?").status_code == 200)  # it looks again once in a second
         assert live.http.get("/readyz").status_code == 200
         assert live.http.post("/v1/feedback", json={"episode_id": episode, "value": 1}).status_code == 201
+        assert live.store.verify() == []
 
 
-def test_a_stream_whose_end_cannot_be_kept_ends_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Live(tmp_path, scripted("in a maze")) as live:
-
-        def full(*_: Any, **__: Any) -> Any:
-            raise StoreUnavailable("cannot write the store", reason="database or disk is full")
-
-        monkeypatch.setattr(live.store._database, "write", full)
+def test_a_stream_whose_end_cannot_be_kept_ends_with_an_error(tmp_path: Path) -> None:
+    with Live(tmp_path, scripted("in a maze")) as live, away(live, tmp_path):
         events = live.chat("where?", stream=True).text.strip().split("\n\n")
         assert "store_unavailable" in events[-1] and "[DONE]" not in events[-1]
         assert not any('"finish_reason": "stop"' in event for event in events)
-        monkeypatch.undo()
+
+
+def test_a_disk_that_fills_up_is_noticed_before_an_answer_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("journeyman.serve.gateway.CHECK", 0.05)
+    with Live(tmp_path, scripted("in a maze")) as live:
+        assert live.chat("where?").status_code == 200
+        with monkeypatch.context() as full:
+            full.setattr("journeyman.experience.database.ROOM", 2**80)
+            until(lambda: live.http.get("/readyz").status_code == 503)
+            error_of(live.chat("where?"), 503)
+            assert len(live.store.browse().episodes) == 1
+        until(lambda: live.chat("where?").status_code == 200)
