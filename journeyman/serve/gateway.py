@@ -31,7 +31,7 @@ from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
 from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Service, Started, sampled
 from journeyman.serve.talk import Listener, Teller
-from journeyman.serve.think import Thought, think
+from journeyman.serve.think import Stopped, Thought, think
 from journeyman.serve.tools import Said
 
 USUAL = 64.0
@@ -168,15 +168,17 @@ class Gateway:
         Raises:
             ApiError: 429, there are too many already; 503, what they say could not be kept.
         """
-        most = self.service.engine.slots + self.config.queue
-        if self.outstanding + answers > most:
-            raise ApiError(429, "the server is busy: too many requests wait already", "queue_full", retry_after=2)
+        self._check_room(answers)
         if self._unkept is not None and time.monotonic() - self._unkept > RECHECK:
             await self.check()
         if not self.keeping:
             raise ApiError(
                 503, "experience cannot be written now, so no new work is taken", "store_unavailable", retry_after=5
             )
+
+    def _check_room(self, answers: int) -> None:
+        if self.outstanding + answers > self.service.engine.slots + self.config.queue:
+            raise ApiError(429, "the server is busy: too many requests wait already", "queue_full", retry_after=2)
 
     async def check(self) -> None:
         """Try whether the store takes something."""
@@ -196,13 +198,15 @@ class Gateway:
             await self.check()
 
     async def answers(self, asks: Sequence[Ask]) -> AsyncGenerator[Started | Delta | Answer]:
-        """Answer them all: when all have begun a `Started`, then pieces as they come, and each answer when it is kept.
+        """Answer them all: when the first has begun a `Started`, then pieces as they come, and each answer when it is
+        kept.
 
         Whoever stops listening frees the slots; what was said until then is kept.
 
         Raises:
-            ApiError: none began in time, the engine failed, or an answer could not be kept.
+            ApiError: one did not begin in time, the engine failed, or an answer could not be kept.
         """
+        self._check_room(len(asks))
         loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
 
         def hear(index: int, event: Event) -> None:
@@ -216,19 +220,16 @@ class Gateway:
         try:
             while running:
                 index, event = await _next(events, deadline if waiting else None)
-                if index in waiting:
-                    waiting.discard(index)
-                    if not waiting:
-                        yield Started(0)
+                if isinstance(event, Failed):
+                    raise _failure(event.error)
+                if len(waiting) == len(asks):
+                    yield Started(0)
+                waiting.discard(index)
                 one = running[index]
                 if isinstance(event, Started):
                     one.cached = event.cached
                 elif isinstance(event, Progress):
-                    delta = self._progress(one, event)
-                    if delta is not None:
-                        yield delta
-                elif isinstance(event, Failed):
-                    raise _failure(event.error)
+                    yield self._progress(one, event)
                 else:
                     del running[index]
                     self.outstanding -= 1
@@ -266,9 +267,11 @@ class Gateway:
         try:
             await asyncio.wrap_future(loan)
             hear(ask.index, Started(0))
+            timer = asyncio.get_running_loop().call_later(self.config.reply_seconds, one.stop.set)
             one.thought = await asyncio.to_thread(
                 think, self.service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
             )
+            timer.cancel()
             hear(ask.index, one.thought.finished)
         except Exception as error:
             hear(ask.index, Failed(error))
@@ -276,7 +279,7 @@ class Gateway:
             if loan.done() and not loan.cancelled() and loan.exception() is None:
                 self.service.give_back(seats)
 
-    def _progress(self, one: _Running, event: Progress) -> Delta | None:
+    def _progress(self, one: _Running, event: Progress) -> Delta:
         if not one.started:
             one.started = True
             self.metrics.first_token.observe(time.time() - one.since)
@@ -408,6 +411,8 @@ async def _next(events: asyncio.Queue[tuple[int, Event]], deadline: float | None
 
 
 def _failure(error: Exception) -> ApiError:
+    if isinstance(error, Stopped):
+        return ApiError(422, "so much thought takes longer than a reply may: think less", "think_timeout")
     if isinstance(error, JourneymanError):
         found = from_ours(error)
         return found if found.status < 500 else ApiError(500, found.message, "engine_failed")

@@ -23,6 +23,10 @@ from journeyman.serve.service import Finished, Order, Service
 from journeyman.types import StepResult, Task
 
 
+class Stopped(EngineError):
+    """A search was told to stop."""
+
+
 class Borrowed(Engine):
     """Some slots of a service's engine. Its `step` waits until one of its own replies is finished."""
 
@@ -61,7 +65,7 @@ class Borrowed(Engine):
                 heard = self._heard.get(timeout=0.1)
             except queue.Empty:
                 if self.stop.is_set():
-                    raise EngineError("nobody waits for this answer any more") from None
+                    raise Stopped("the search was told to stop") from None
                 continue
             if isinstance(heard, Exception):
                 raise EngineError("the engine failed", reason=str(heard)) from heard
@@ -128,10 +132,11 @@ def think(
 
     Args:
         usual: tokens of a reply, on average.
-        stop: set when nobody waits any more.
+        stop: set when nobody waits any more, or the time is over.
 
     Raises:
-        EngineError: the engine failed, or `stop` was set.
+        Stopped: `stop` was set.
+        EngineError: the engine failed.
         UsageError: the strategy needs a value function and there is none.
     """
     history, sampling = order.history, order.sampling

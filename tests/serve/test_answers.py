@@ -167,6 +167,16 @@ def test_a_stream_says_what_the_whole_answer_does(live: Live) -> None:
     assert 0 < chunks[-1]["value"] < 1
 
 
+def test_a_stream_of_more_choices_than_slots_is_whole(tmp_path: Path) -> None:
+    with Live(tmp_path, scripted("in a maze", pace=1, slots=1)) as live:
+        texts = ["", "", ""]
+        for event in live.chat("where?", n=3, stream=True).text.split("\n\n"):
+            if event.startswith("data: {"):
+                (choice,) = json.loads(event[6:])["choices"]
+                texts[choice["index"]] += choice["delta"].get("content") or ""
+        assert texts == ["in a maze"] * 3
+
+
 def test_texts_to_stop_at_are_not_shown(tmp_path: Path) -> None:
     with Live(tmp_path, scripted("north STOP south", pace=1)) as live:
         answer = live.chat("go", stop=["STOP"]).json()["choices"][0]

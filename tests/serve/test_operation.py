@@ -133,6 +133,13 @@ def test_a_reply_that_takes_too_long_is_cut(tmp_path: Path) -> None:
         assert live.store.whole(answer["episode_id"]).turns[0].finish == "timeout"
 
 
+def test_thought_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with Live(tmp_path, Slow(saying("north " * 100), pace=1, slots=4), judged(), reply_seconds=0.2) as live:
+        ended = live.chat("go", max_tokens=1000, journeyman={"think": 4, "strategy": "best"})
+        assert ended.status_code == 422 and ended.json()["error"]["code"] == "think_timeout"
+        assert live.chat("now?", max_tokens=1).status_code == 200, "its slots are free again"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_its_slot(tmp_path: Path, stream: bool) -> None:
     engine = Slow(saying("north " * 400), slots=1, pace=1, context=4096)
