@@ -102,7 +102,7 @@ def test_nobody_is_let_in_from_elsewhere_by_mistake() -> None:
 def test_a_full_queue_turns_away(tmp_path: Path) -> None:
     engine = Slow(saying("north " * 100), slots=1, pace=1)
     with Live(tmp_path, engine, queue=1) as live:
-        slow = [threading.Thread(target=live.chat, args=("go",), kwargs={"max_tokens": 300}) for _ in range(2)]
+        slow = [threading.Thread(target=live.chat, args=("go",), kwargs={"max_tokens": 80}) for _ in range(2)]
         for thread in slow:
             thread.start()
         until(lambda: live.d.gateway.outstanding == 2)
@@ -117,7 +117,7 @@ def test_a_full_queue_turns_away(tmp_path: Path) -> None:
 def test_who_waits_too_long_is_told(tmp_path: Path) -> None:
     engine = Slow(saying("north " * 100), slots=1, pace=1)
     with Live(tmp_path, engine, queue_seconds=0.1) as live:
-        slow = threading.Thread(target=live.chat, args=("go",), kwargs={"max_tokens": 300})
+        slow = threading.Thread(target=live.chat, args=("go",), kwargs={"max_tokens": 80})
         slow.start()
         until(lambda: live.d.service.running == 1)
         for stream in (False, True):
@@ -134,7 +134,7 @@ def test_a_reply_that_takes_too_long_is_cut(tmp_path: Path) -> None:
 
 
 def test_thought_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    with Live(tmp_path, Slow(saying("north " * 100), pace=1, slots=4), judged(), reply_seconds=0.2) as live:
+    with Live(tmp_path, Slow(saying("north " * 40), pace=1, slots=4), judged(), reply_seconds=0.2) as live:
         ended = live.chat("go", max_tokens=1000, journeyman={"think": 4, "strategy": "best"})
         assert ended.status_code == 422 and ended.json()["error"]["code"] == "think_timeout"
         assert live.chat("now?", max_tokens=1).status_code == 200, "its slots are free again"
@@ -165,7 +165,7 @@ def test_a_client_that_goes_away_frees_its_slot(tmp_path: Path, stream: bool) ->
 
 
 def test_what_is_under_way_is_finished_before_it_ends(tmp_path: Path) -> None:
-    engine = Slow(saying("north " * 20), pace=1, seconds=0.02)
+    engine = Slow(saying("north " * 20), pace=1, seconds=0.01)
     answers: list[httpx.Response] = []
     with Live(tmp_path, engine, drain_seconds=30) as live:
         slow = threading.Thread(target=lambda: answers.append(live.chat("go", max_tokens=300)))
