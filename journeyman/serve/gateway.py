@@ -221,6 +221,8 @@ class Gateway:
             while running:
                 index, event = await _next(events, deadline if waiting else None)
                 if isinstance(event, Failed):
+                    del running[index]
+                    self.outstanding -= 1
                     raise _failure(event.error)
                 if len(waiting) == len(asks):
                     yield Started(0)
