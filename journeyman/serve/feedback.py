@@ -167,7 +167,7 @@ async def episodes(
     return {"object": "list", "data": [summary(one) for one in page.episodes], "next": page.cursor}
 
 
-@router.get("/v1/episodes/{id}", response_model=WholeEpisode, responses=failures(404, 410, 503))
+@router.get("/v1/episodes/{id:path}", response_model=WholeEpisode, responses=failures(404, 410, 503))
 async def episode(id: str, d: Served, who: Reporter) -> dict[str, Any]:
     """One episode, whole: its turns with tokens, V along them, and all feedback."""
     found = await asyncio.to_thread(d.store.whole, id)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from journeyman.experience.store import Store
+from journeyman.prefixes import under_way
 from journeyman.serve.keys import Keys
-from tests.serve.live import Live, Slow, judged, saying, scripted, until
+from tests.serve.live import RENDERER, Live, Slow, judged, saying, scripted, until
 
 
 @pytest.fixture
@@ -127,3 +130,14 @@ def test_what_was_acknowledged_is_on_the_disk(tmp_path: Path) -> None:
             thread.join()
         assert not missing and len(elsewhere.browse().episodes) == 20
         until(lambda: live.d.gateway.outstanding == 0)
+
+
+def test_episodes_of_the_learning_loop_are_there_too(live: Live) -> None:
+    tokens = RENDERER.encode("<|user|>A1 to B1<|end|><|assistant|>north<|end|>")
+    mask = [place >= len(tokens) - 2 for place in range(len(tokens))]
+    played = under_way("my/job.py:Mine", 1.0, tokens, mask, np.zeros(len(tokens), np.float32))
+    live.store.add([replace(played, id="step000001-my/job.py:Mine-g0000-m00", policy_version=3)])
+    (one,) = live.http.get("/v1/episodes", params={"origin": "learning"}).json()["data"]
+    whole = live.http.get(f"/v1/episodes/{one['id']}").json()
+    assert whole["items"][0]["token_ids"] == tokens and "".join(whole["items"][0]["pieces"]).endswith("north<|end|>")
+    assert say(live, episode_id=one["id"], comment="well done").status_code == 201
