@@ -72,26 +72,19 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     }
     sampling = await _sampling(d, body, stops, len(history))
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
-    return [
-        Ask(
-            index=index,
-            episode=episode,
-            place=where,
-            history=history,
-            held=held,
-            sampling=sampling,
-            seed=drawn_seed(body.seed, index),
-            reseed=body.seed is not None,
-            listener=listener,
-            trail=marks[-1],
-            must_call=forced,
-            threshold=body.journeyman.threshold,
-            search=SearchConfig(think=body.journeyman.think, strategy=body.journeyman.strategy),
-            streamed=body.stream,
-            record=record,
-        )
-        for index in range(body.n)
-    ]
+    return _choices(
+        body,
+        0,
+        episode=episode,
+        place=where,
+        history=history,
+        held=held,
+        sampling=sampling,
+        listener=listener,
+        trail=marks[-1],
+        must_call=forced,
+        record=record,
+    )
 
 
 async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller) -> list[Ask]:
@@ -113,27 +106,38 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
         sampling = await _sampling(d, body, body.stops, len(history))
-        asks += [
-            Ask(
-                index=len(asks) + choice,
-                episode=episode,
-                place=where,
-                history=history,
-                held=held,
-                sampling=sampling,
-                seed=drawn_seed(body.seed, choice),
-                reseed=body.seed is not None,
-                listener=listener,
-                trail=None,
-                text=text,
-                threshold=body.journeyman.threshold,
-                search=SearchConfig(think=body.journeyman.think, strategy=body.journeyman.strategy),
-                streamed=body.stream,
-                record=record,
-            )
-            for choice in range(body.n)
-        ]
+        asks += _choices(
+            body,
+            len(asks),
+            episode=episode,
+            place=where,
+            history=history,
+            held=held,
+            sampling=sampling,
+            listener=listener,
+            trail=None,
+            text=text,
+            record=record,
+        )
     return asks
+
+
+def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
+    """An ask for each of a prompt's choices, numbered from `first` on."""
+    ours = body.journeyman
+    search = SearchConfig(think=ours.think, strategy=ours.strategy)
+    return [
+        Ask(
+            index=first + choice,
+            seed=drawn_seed(body.seed, choice),
+            reseed=body.seed is not None,
+            threshold=ours.threshold,
+            search=search,
+            streamed=body.stream,
+            **common,
+        )
+        for choice in range(body.n)
+    ]
 
 
 # -- what is not done -----------------------------------------------------------------------------------------
