@@ -80,6 +80,14 @@ def _app(title: str, about: str, *routers: APIRouter) -> FastAPI:
     for router in routers:
         app.include_router(router)
     handle_errors(app)
+    schema = app.openapi()  # made once, and kept by the app
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            found = operation["responses"].get("422", {})
+            if "HTTPValidationError" in str(found):  # FastAPI's own answer to what does not fit; ours is 400
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema.get("components", {}).get("schemas", {}).pop(name, None)
     return app
 
 

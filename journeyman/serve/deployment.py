@@ -51,7 +51,7 @@ class Deployment:
 
     def __init__(self, loaded: LoadedModel, engine: Engine, store: Store, folder: Path, config: ServeConfig) -> None:
         self.config, self.loaded, self.store = config, loaded, store
-        self.name = config.name or Path(loaded.source).name or loaded.source
+        self.name = config.name or loaded.source
         self.prompts = Prompts(loaded.tokenizer)
         self.keys = Keys(folder / "keys.json")
         self.versions = Versions(folder / "versions.json")
@@ -80,7 +80,8 @@ class Deployment:
         context = min(config.context or fitting(loaded.model, config.slots), loaded.model.config.max_positions)
         engine = native_engine(judge.learner, slots=config.slots, context=context)
         store = Store(config.store or folder.parent / "experience.sqlite")
-        return Deployment(loaded, engine, store, folder, config)
+        name = config.name or Path(source).resolve().name
+        return Deployment(loaded, engine, store, folder, replace(config, name=name))
 
     @property
     def judges(self) -> bool:

@@ -28,7 +28,7 @@ def _application(schema: Schema) -> str:
     parts = [f"\n## {schema['info']['title']}\n\n{schema['info']['description']}\n"]
     used: list[str] = []
     for path, methods in schema["paths"].items():
-        for method, operation in methods.items():
+        for method, operation in sorted(methods.items(), reverse=True):
             parts.append(_operation(f"{method.upper()} {path}", operation, used))
     for name in used:  # grows as schemas name others
         parts.append(_schema(name, schemas[name], used))
@@ -46,7 +46,7 @@ def _operation(name: str, operation: Schema, used: list[str]) -> str:
     good = next(status for status in operation["responses"] if status.startswith("2"))
     kinds = operation["responses"][good].get("content", {})
     answers = [_type(kind["schema"], used) if kind.get("schema") else f"`{name}`" for name, kind in kinds.items()]
-    bad = ", ".join(status for status in operation["responses"] if not status.startswith("2"))
+    bad = ", ".join(sorted(status for status in operation["responses"] if not status.startswith("2")))
     return text + f"\n{good}: {' or '.join(answers)}. Errors: {bad or 'none'}.\n"
 
 

@@ -15,6 +15,7 @@ from journeyman.experience.records import EpisodeFilter, EpisodeSummary, Feedbac
 from journeyman.serve.access import Reporter, Served
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError
+from journeyman.serve.keys import EVERYBODY
 from journeyman.serve.openai import Shape
 from journeyman.serve.prepare import Caller
 from journeyman.serve.replies import Reply, failures

@@ -154,7 +154,9 @@ class Keys:
         state = self._state()
         try:
             kept: list[dict[str, Any]] = json.loads(self.file.read_text()) if state else []
-            self._keys = {one["id"]: Key(**(one | {"scopes": tuple(one["scopes"])})) for one in kept}
+            for one in kept:
+                one["scopes"] = tuple(one["scopes"])
+            self._keys = {one["id"]: Key(**one) for one in kept}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"the keys in {self.file} cannot be read", reason=str(error), fix="restore it") from error
         self._seen = state

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from journeyman.search.strategies import Name as Strategy
+from journeyman.search.strategies import SearchConfig
 
 LONGEST_TOKENS = 1 << 31
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -110,7 +111,7 @@ class Extension(Shape):
     think: int = Field(
         1, ge=1, le=64, description="Tokens to spend on the answer, as a multiple of those of a plain one."
     )
-    strategy: Strategy = Field("correct", description="How the search for the answer spends them.")
+    strategy: Strategy = Field(SearchConfig().strategy, description="How the search for the answer spends them.")
     threshold: float | None = Field(
         None, ge=0, le=1, description="With a value below this the answer says that it is unsure."
     )

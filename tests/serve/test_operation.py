@@ -91,6 +91,12 @@ def test_without_keys_no_web_page_can_use_it(tmp_path: Path) -> None:
         assert not any(name.startswith("access-control") for name in plain.headers)
 
 
+def test_an_open_server_answers_all_and_tells_nobody_of_others(tmp_path: Path) -> None:
+    with Live(tmp_path, scripted("x"), open=True) as live:
+        assert live.chat("where?", headers={"Host": "models.example"}).status_code == 200
+        assert live.http.get("/v1/episodes").status_code == 403
+
+
 def test_nobody_is_let_in_from_elsewhere_by_mistake() -> None:
     for config, keys in ((ServeConfig(), 0), (ServeConfig(host="0.0.0.0"), 1), (ServeConfig(host="::", open=True), 0)):
         check_open(config, keys)
