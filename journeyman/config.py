@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated
 
 import tyro
 
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig
+from journeyman.jobs.base import Job
 from journeyman.learn.credit import CRITIC_FREE, CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
@@ -16,8 +18,21 @@ from journeyman.model.lora import TARGETS, LoRAConfig, Target
 from journeyman.model.value import ValueConfig
 from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
+from journeyman.rollout.practice import PracticeConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
+
+AUTO = -1
+"""In place of a number: what goes well with the jobs, see :func:`settled`."""
+LEFT_OPEN = ("tasks", "repeats", "replay", "policy_replay", "value_warmup")
+"""What may be :data:`AUTO`."""
+
+TURNS = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
+"""Credit of jobs with several turns. docs/value.md has the reasons."""
+ONE_TURN = CreditConfig(rule="blend", unit="token")
+"""Credit of jobs with one turn."""
+WARMUP = 256
+"""Episodes of a job from which V learns before the policy does, where it is trusted from the start (`gae`)."""
 
 
 def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...] = TARGETS) -> LoRAConfig | None:
@@ -50,16 +65,18 @@ class LearnConfig:
     Face folder or Hub name."""
     steps: int = 100
     """Learning steps."""
-    tasks: int = 16
-    """Tasks of each job in one step."""
-    repeats: int = 8
-    """Episodes of each task in one step: its group."""
+    tasks: int = AUTO
+    """Tasks of each job in one step; -1: 32 where each is played once, else 16."""
+    repeats: int = AUTO
+    """Episodes of each task in one step: its group; -1: 1 where V does instead of a group (several turns), else 8."""
     seed: int = 0
     """Fixes everything random."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
     """What to imitate before learning by trial and error."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """How episodes are played."""
+    practice: PracticeConfig = field(default_factory=PracticeConfig)
+    """Which tasks the value function chooses."""
     stopping: StoppingConfig = field(default_factory=StoppingConfig)
     """Which episodes the value function stops."""
     asking: AskingConfig = field(default_factory=AskingConfig)
@@ -75,13 +92,16 @@ class LearnConfig:
     lora: Annotated[LoRAConfig | None, tyro.conf.arg(constructor=lora_options)] = None
     """Let the policy learn by low-rank adapters (2106.09685) instead of all its weights: the optimizer's state
     shrinks with what learns. School, where there is one, comes before and teaches all weights."""
-    value_warmup: int = 4
-    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count."""
-    replay: int = 1
-    """Earlier steps whose episodes the value function learns from again."""
-    policy_replay: int = 0
+    value_warmup: int = AUTO
+    """Steps in which only the value function learns (2503.01491, section 4.1). Their episodes count. -1: none
+    where V is trusted by degrees (`blend`), else as many as play 256 episodes of a job."""
+    replay: int = AUTO
+    """Earlier steps whose episodes the value function learns from again; -1: 3 where each task is played once, else
+    1."""
+    policy_replay: int = AUTO
     """Earlier steps whose episodes the policy learns from again, warm-up included: by V as it is now, and corrected for
-    the older weights that sampled them by truncated importance weights."""
+    the older weights that sampled them by truncated importance weights. -1: 3 where each task is played once, else
+    0."""
     exam: ExamConfig = field(default_factory=ExamConfig)
     """What is examined before and after, on all splits."""
     exam_every: int = 0
@@ -108,8 +128,10 @@ class LearnConfig:
             ("checkpoint_every", 1),
             ("replay", 0),
             ("policy_replay", 0),
+            ("value_warmup", 0),
         ):
-            if getattr(self, name) < least:
+            left_open = name in LEFT_OPEN and getattr(self, name) == AUTO
+            if getattr(self, name) < least and not left_open:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.lag not in (0, 1):
             raise UsageError(f"lag must be 0 or 1, got {self.lag}")
@@ -119,13 +141,14 @@ class LearnConfig:
                 reason="they correct the value function, and this credit rule has none",
                 fix="leave branch.share at 0, or take --credit.rule blend",
             )
-        self._check_oversight()
-        if self.repeats < 2 and self.credit.rule in CRITIC_FREE:
+        self._check_uses()
+        if self.repeats == 1 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
 
-    def _check_oversight(self) -> None:
-        """Whether V can look at episodes while they are played, if it is to."""
-        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget)):
+    def _check_uses(self) -> None:
+        """Whether V can look at tasks before, and at episodes while they are played, if it is to."""
+        chooses = self.practice.candidates > 1
+        for use, switch in (("stopping", self.stopping.every), ("asking", self.asking.budget), ("practice", chooses)):
             if switch and not self.uses_value:
                 raise UsageError(
                     f"{use} needs a value function, and {self.credit.rule} has none", fix="take --credit.rule gae"
@@ -136,6 +159,12 @@ class LearnConfig:
                     reason="with a lag V learns while it would have to look",
                     fix="leave out --lag",
                 )
+        if chooses and self.credit.gamma < 1:
+            raise UsageError(
+                f"practice needs credit.gamma 1, got {self.credit.gamma}",
+                reason="V of a task that takes long is small with a discount, however surely it is solved",
+                fix="take --credit.gamma 1, or leave out --practice.candidates",
+            )
 
     @property
     def uses_value(self) -> bool:
@@ -158,3 +187,30 @@ class LearnConfig:
     def warmup(self) -> int:
         """Steps before the policy's first update."""
         return self.value_warmup if self.uses_value else 0
+
+
+def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
+    """The configuration with everything in it that was left open: what measured best for such jobs (docs/value.md).
+
+    With several turns and a V, each task is played once in a step, steps are small, and policy and V learn again from
+    the last ones. Otherwise episodes are compared with their group: tasks are played eight times and learned from once.
+    """
+    credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
+    if credit.rule == "auto":
+        best = TURNS if several else ONE_TURN
+        if config.practice.candidates > 1:  # there V has to be the chance of success
+            best = replace(best, gamma=1.0)
+        given = {f.name: getattr(credit, f.name) for f in fields(credit) if getattr(credit, f.name) != f.default}
+        credit = replace(best, **given)
+    alone = several and credit.rule not in CRITIC_FREE and config.repeats in (AUTO, 1)
+    repeats = config.repeats if config.repeats != AUTO else 1 if alone else 8
+    tasks = config.tasks if config.tasks != AUTO else 32 if alone else 16
+    measured = {
+        "tasks": tasks,
+        "repeats": repeats,
+        "replay": 3 if alone else 1,
+        "policy_replay": 3 if alone else 0,
+        "value_warmup": -(-WARMUP // (tasks * repeats)) if credit.rule == "gae" else 0,
+    }
+    left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}
+    return replace(config, credit=credit, **left_open)

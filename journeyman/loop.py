@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from journeyman import stages
-from journeyman.config import LearnConfig
+from journeyman.config import LearnConfig, settled
 from journeyman.learn.credit import assign
 from journeyman.learn.monte_carlo import sharpened
 from journeyman.run import RunFolder
@@ -38,6 +38,7 @@ def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
     jobs = stages.check(config, folder)
+    config = settled(config, jobs.values())
     may_change = frozenset({"steps", "threads", "rollout.workers"})
     with (
         RunFolder.open(folder, asdict(config), may_change=may_change) as run,

@@ -26,6 +26,7 @@ def demo(seed: int = 0) -> LearnConfig:
         seed=seed,
         credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.95),
         value=ValueConfig(placement="twin", target="bernoulli"),
+        value_warmup=4,
         replay=0,
         exam=ExamConfig(tasks=200, attempts=4),
         context=512,

@@ -37,12 +37,21 @@ from journeyman.model.load import find, load, save
 from journeyman.model.lora import adapt, load_adapter
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import TinyConfig, fresh, is_tiny
-from journeyman.rollout.asking import Asking
+from journeyman.rollout.asking import Asking, left
 from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Oversight, Rule
+from journeyman.rollout.practice import opening, practice_report, practised
 from journeyman.rollout.runner import attempts, environments_for, rollout
-from journeyman.rollout.stopping import Stopping, as_stopped, completed, prospects, stopping_report, threshold
+from journeyman.rollout.stopping import (
+    REMEMBERED,
+    Stopping,
+    as_stopped,
+    completed,
+    prospects,
+    stopping_report,
+    threshold,
+)
 from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
 from journeyman.types import Ending, Task, Trajectory
@@ -70,6 +79,8 @@ class Learning:
     """Usable episodes of the last steps, oldest first: as many steps as V or the policy learns from again."""
     lessons: list[Trajectory] = field(default_factory=list[Trajectory])
     """All episodes in which a teacher spoke, oldest first, as demonstrations."""
+    candidates: dict[str, list[Trajectory]] = field(default_factory=dict[str, list[Trajectory]])
+    """By job, the prompts among which V chose what is practised in the present step; none where it did not choose."""
     collect_seconds: float = 0.0
     """Spent on the episodes of the present step."""
     step_started: float = 0.0
@@ -200,12 +211,12 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
 
 def oversight(s: Learning) -> Oversight | None:
     """What V may do while this step's episodes are played: nothing before the warm-up is over."""
-    stopping, asking = s.config.stopping, s.config.asking
-    if s.progress.step < s.config.warmup:
+    stopping, asking, p = s.config.stopping, s.config.asking, s.progress
+    if p.step < s.config.warmup:
         return None
     rules: list[Rule] = []
     if s.teacher is not None:
-        rules.append(Asking(asking, s.teacher, s.progress.turns, s.progress.taught))
+        rules.append(Asking(asking, s.teacher, left(asking, p.turns, p.taught, p.step, s.config.steps)))
     if stopping.every:
         rules.append(Stopping(stopping, hopeless_below(s)))
     return Oversight(s.learner.score, rules) if rules else None
@@ -227,13 +238,21 @@ def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: in
 
 
 def practice(s: Learning, step: int) -> list[Task]:
-    """The tasks of this step: drawn from each job's split `train`, without replacement where there are enough."""
-    chosen: list[Task] = []
-    for number, job in enumerate(s.jobs.values()):
-        size, count = job.splits["train"], s.config.tasks
-        picks = np.random.default_rng((s.config.seed, step, 0, number)).choice(size, count, replace=size < count)
-        chosen += [job.task("train", int(index)) for index in picks]
-    return chosen
+    """The tasks of this step, of each job's split `train` and without replacement where there are enough: drawn
+    uniformly, and once V has warmed up chosen by it."""
+    config, count = s.config.practice, s.config.tasks
+    s.candidates = {}
+    tasks: list[Task] = []
+    for number, (name, job) in enumerate(s.jobs.items()):
+        size = job.splits["train"]
+        offered = count if step < s.config.warmup else max(min(count * config.candidates, size), count)
+        rng = np.random.default_rng((s.config.seed, step, 0, number))
+        drawn = [job.task("train", int(index)) for index in rng.choice(size, offered, replace=size < offered)]
+        if offered > count:
+            read = s.candidates[name] = s.learner.score([opening(task, s.renderer) for task in drawn])
+            drawn = practised(read, count, config, rng, low=s.config.value.low, high=s.config.value.high)
+        tasks += drawn
+    return tasks
 
 
 def branch_out(s: Learning, episodes: Sequence[Trajectory], step: int) -> tuple[list[Trajectory], list[Estimate]]:
@@ -326,12 +345,17 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         record[f"{name}/success"] = float(np.mean([completed(t, t.outcome.success) for t in own]))
         record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
         record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
+        record[f"{name}/mixed"] = mixed(own)
         if s.learner.value is not None:
             record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
+        if name in s.candidates:
+            low, high, tasks = s.config.value.low, s.config.value.high, {t.task.id for t in own}
+            chosen = practice_report(s.candidates[name], tasks, low=low, high=high)
+            record |= {f"{name}/{key}": amount for key, amount in chosen.items()}
         if s.config.stopping.every:
             record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
             steps = s.progress.prospects.setdefault(name, [])
-            steps[:] = [*steps, prospects(usable(own), s.config.stopping.every)][-RECENT:]
+            steps[:] = [*steps, prospects(usable(own), s.config.stopping.every)][-REMEMBERED:]
         if s.teacher is not None:
             speakers = [turn.by for t in own for turn in t.turns]
             record[f"{name}/taught"] = speakers.count("teacher") / max(len(speakers), 1)
@@ -340,6 +364,14 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
     record |= s.learner.kl_reference(usable(episodes)[:32])
     return record
+
+
+def mixed(episodes: Sequence[Trajectory]) -> float:
+    """The share of groups in which some episodes succeeded and some did not: others say nothing of what to do."""
+    outcomes: dict[str, set[bool]] = {}
+    for t in episodes:
+        outcomes.setdefault(t.group, set()).add(t.outcome.success)
+    return float(np.mean([len(found) > 1 for found in outcomes.values()]))
 
 
 def knowing(episodes: Sequence[Trajectory]) -> Record:
@@ -363,7 +395,7 @@ def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Re
     """Count the step as done and write its line."""
     s.progress.step += 1
     s.progress.trajectories += len(episodes)
-    s.progress.tokens += sum(len(t) for t in episodes)
+    s.progress.tokens += sum(len(t) for t in chain(episodes, *s.candidates.values()))
     s.progress.turns += sum(len(t.turns) for t in episodes)
     s.progress.taught += sum(turn.by == "teacher" for t in episodes for turn in t.turns)
     s.progress.seconds = time.monotonic() - s.started

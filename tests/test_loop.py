@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from journeyman import ExamConfig, LearnConfig, SchoolConfig, Store, learn, open_model
 from journeyman.errors import JourneymanError, RunError, UsageError
 from journeyman.exam.platt import calibrate
+from journeyman.jobs import resolve
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import Learner
 from journeyman.model.calibration import Calibration
-from journeyman.model.load import find
+from journeyman.model.load import find, load
+from journeyman.model.render import Renderer
 from journeyman.recipes import demo
 from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
+from journeyman.rollout.practice import PracticeConfig
 from journeyman.rollout.runner import RolloutConfig
 from journeyman.rollout.stopping import StoppingConfig
 from journeyman.run import RunFolder, read_lines
-from journeyman.stages import Record
+from journeyman.stages import Record, practice
 from journeyman.types import Ending
 
 CONFIG = LearnConfig(
@@ -364,9 +370,65 @@ def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path)
     assert weights(part) == weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("use", [{"stopping": StoppingConfig(every=1)}, {"asking": AskingConfig(budget=0.1)}])
+def test_with_tasks_chosen_by_v_a_run_still_repeats_and_is_charged_for_what_v_read(tmp_path: Path) -> None:
+    config = replace(PRACTICE, practice=PracticeConfig(candidates=3, uniform=0.1))
+    job = config.jobs[0]
+    steps = [r for r in finish(config, tmp_path / "whole") if r["kind"] == "learn"]
+    assert [f"{job}/practice/chosen" in r for r in steps] == [False] + [True] * 5, "uniform while V warms up"
+    assert all(0 < r[f"{job}/practice/{which}"] <= 0.25 for r in steps[1:] for which in ("offered", "chosen"))
+    with Store(tmp_path / "whole" / "experience.sqlite") as store:
+        played = list(store.episodes(min_step=0))
+    prompts = Counter(t.task.id for t in played if t.step > 0)
+    assert set(prompts.values()) == {config.repeats}, "no task twice in a step"
+    read = steps[-1]["tokens"] - sum(len(t) for t in played)
+    shortest, longest = (extreme(t.prompt_length for t in played) for extreme in (min, max))
+    assert 5 * 12 * shortest < read < 5 * 12 * longest, "V read three prompts for each task, in five steps"
+    part = tmp_path / "part"
+    for record in (learning := learn(config, part)):
+        if record["kind"] == "learn" and record["step"] == 5:
+            break
+    learning.close()  # type: ignore[attr-defined]
+    finish(config, part)
+    assert weights(part) == weights(tmp_path / "whole")
+
+
+def test_of_few_tasks_all_are_candidates_and_of_too_few_v_has_no_choice() -> None:
+    def draw(config: LearnConfig) -> tuple[list[int], int]:
+        score = Mock(side_effect=lambda ts: [replace(t, values=np.full(len(t), 0.5, np.float32)) for t in ts])
+        learning: Any = SimpleNamespace(
+            config=config,
+            jobs={name: resolve(name) for name in config.jobs},
+            learner=SimpleNamespace(score=score),
+            renderer=Renderer(load("apprentice").tokenizer),
+        )
+        indices = [task.index for task in practice(learning, config.warmup)]
+        return indices, sum(len(call.args[0]) for call in score.call_args_list)
+
+    size = resolve("maze,size=3").splits["train"]
+    config = replace(CONFIG, tasks=size // 2 + 1, practice=PracticeConfig(candidates=2))
+    indices, read = draw(config)
+    assert len(set(indices)) == config.tasks and read == size
+    config = replace(config, tasks=size + 5)
+    indices, read = draw(config)
+    assert len(indices) == config.tasks and read == 0
+    assert draw(replace(config, practice=PracticeConfig())) == (indices, 0), "as without the choice"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        {"stopping": StoppingConfig(every=1)},
+        {"asking": AskingConfig(budget=0.1)},
+        {"practice": PracticeConfig(candidates=2)},
+    ],
+)
 def test_what_needs_v_is_refused_where_v_cannot_look(use: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="grpo has none"):
         replace(CONFIG, credit=CreditConfig(rule="grpo"), **use)
     with pytest.raises(UsageError, match="needs lag 0"):
         replace(CONFIG, lag=1, **use)
+
+
+def test_a_discounted_v_does_not_choose_tasks() -> None:
+    with pytest.raises(UsageError, match=r"practice needs credit.gamma 1, got 0.9"):
+        replace(CONFIG, credit=CreditConfig(gamma=0.9), practice=PracticeConfig(candidates=2))

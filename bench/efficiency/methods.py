@@ -3,14 +3,13 @@
     def mine(base: LearnConfig, settings: Settings) -> LearnConfig:
         return replace(base, credit=CreditConfig(rule="mine", strength=settings["strength"]))
 
-Every method gets as many trials in tuning as any other, and one step of each plays 16 tasks 8 times.
+Every method gets as many trials in tuning as any other, and an equal budget of trajectories.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
 
 from bench.efficiency.subjects import Subject
 from journeyman.config import LearnConfig
@@ -20,18 +19,39 @@ from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.optimizer import OptimizerConfig
 
-TASKS, REPEATS = 16, 8
-STEP = TASKS * REPEATS
+REPEATS = 8
+"""Episodes of a task in one step: GRPO's group."""
 EXAM_TASKS = 200
 
 Settings = Mapping[str, float]
-"""What is tuned: `learning_rate`, `minibatches` (policy updates a step), and whatever a method adds."""
+"""What is tuned: `learning_rate`, `tasks` (in one step, each played `REPEATS` times), `minibatches` (policy updates a
+step), and whatever a method adds."""
 
-DEFAULTS: Settings = {"learning_rate": 5e-4, "minibatches": 2}
+DEFAULT: Settings = {"learning_rate": 5e-4, "tasks": 16, "minibatches": 2}
 TRIALS: tuple[Settings, ...] = tuple(
-    {"learning_rate": rate, "minibatches": parts} for rate, parts in product((1e-4, 2.5e-4, 5e-4), (1, 2))
+    {"learning_rate": rate, "tasks": tasks, "minibatches": parts}
+    for rate, tasks, parts in (
+        (1e-4, 16, 1),
+        (2.5e-4, 16, 1),
+        (5e-4, 16, 2),
+        (2.5e-4, 4, 1),
+        (5e-4, 4, 1),
+    )
 )
-"""What is tried where a method has no trials of its own."""
+"""What is tried where a method has no trials of its own: from careful to bold, and many small steps instead of few
+large ones."""
+VALUE_DEFAULT: Settings = {"learning_rate": 2.5e-4, "tasks": 4, "minibatches": 4, "replay": 3}
+VALUE_TRIALS: tuple[Settings, ...] = tuple(
+    {"learning_rate": rate, "tasks": tasks, "minibatches": parts, "replay": replay}
+    for rate, tasks, parts, replay in (
+        (5e-4, 16, 2, 0),
+        (2.5e-4, 4, 1, 0),
+        (2.5e-4, 4, 2, 3),
+        (2.5e-4, 4, 4, 3),
+        (2.5e-4, 4, 4, 7),
+    )
+)
+"""The same range, and how many earlier steps are learned from again."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +61,19 @@ class Method:
     label: str
     configure: Callable[[LearnConfig, Settings], LearnConfig] | None
     """None: TRL's trainer, in a process of its own (trl_run.py)."""
+    default: Settings = field(default_factory=lambda: DEFAULT)
+    """Played with where nothing was tuned; one of the trials."""
     trials: tuple[Settings, ...] = TRIALS
+    tuned_as: str = ""
+    """The method whose tuned settings it plays with; none: its own."""
+    share: float = 1.0
+    """Of a job's budget: a method that learns from fewer trajectories, each at greater cost, need not play as many."""
 
     def __post_init__(self) -> None:
         if len(self.trials) != len(TRIALS):
             raise ValueError(f"{self.label}: every method gets {len(TRIALS)} trials, not {len(self.trials)}")
+        if self.default not in self.trials:
+            raise ValueError(f"{self.label}: the default has to be among the trials, so that tuning is never a loss")
 
 
 def grpo(base: LearnConfig, settings: Settings) -> LearnConfig:
@@ -59,16 +87,31 @@ def rloo(base: LearnConfig, settings: Settings) -> LearnConfig:
 
 
 def value(base: LearnConfig, settings: Settings) -> LearnConfig:
-    """Generalized advantage estimation from V; what is not given is Journeyman's default."""
-    several_turns = resolve(base.jobs[0]).max_turns > 1
-    return replace(base, credit=CreditConfig(rule="gae", unit="turn" if several_turns else "token"))
+    """Credit by V as far as it is trusted, and for the rest by the others (`blend`).
+
+    With several turns no task is played twice in a step, for V says what a group would, and the last steps are learned
+    from again. With one turn V can only add what it says between tokens, and learning again hurts (docs/LOG.md).
+    """
+    several = resolve(base.jobs[0]).max_turns > 1
+    replay = int(settings["replay"]) if several else 0
+    learned = replace(
+        base,
+        policy_replay=replay,
+        replay=max(replay, 1),
+        value_warmup=0,
+        update=replace(base.update, critic=OptimizerConfig(learning_rate=1e-3)),
+    )
+    if not several:
+        return replace(learned, credit=CreditConfig(rule="blend", unit="token"))
+    credit = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
+    return replace(learned, tasks=base.tasks * base.repeats, repeats=1, credit=credit)
 
 
 METHODS: Mapping[str, Method] = {
     "grpo": Method("GRPO", grpo),
-    "rloo": Method("RLOO", rloo),
+    "rloo": Method("RLOO", rloo, tuned_as="grpo"),
     "trl": Method("TRL's GRPO", None),
-    "value": Method("Journeyman with V", value),
+    "value": Method("Journeyman with V", value, VALUE_DEFAULT, VALUE_TRIALS, share=0.5),
 }
 BASELINE = "grpo"
 HEADLINE = "value"
@@ -77,11 +120,13 @@ HEADLINE = "value"
 
 def shared(subject: Subject, model: str, seed: int, settings: Settings, split: str, budget: int) -> LearnConfig:
     """What all methods of Journeyman share."""
+    tasks = int(settings["tasks"])
+    step = tasks * REPEATS
     return LearnConfig(
         jobs=(resolve(subject.spec).name,),
         model=model,
-        steps=budget // STEP,
-        tasks=TASKS,
+        steps=budget // step,
+        tasks=tasks,
         repeats=REPEATS,
         seed=seed,
         update=UpdateConfig(
@@ -89,7 +134,8 @@ def shared(subject: Subject, model: str, seed: int, settings: Settings, split: s
             minibatches=int(settings["minibatches"]),
         ),
         exam=ExamConfig(tasks=EXAM_TASKS, attempts=subject.attempts, splits=(split,)),
-        exam_every=max(subject.exam_every // STEP, 1),
-        checkpoint_every=16,
-        slots=STEP,
+        exam_every=max(subject.exam_every // step, 1),
+        checkpoint_every=max(2048 // step, 1),
+        slots=128,
+        threads=1,
     )

@@ -58,11 +58,18 @@ def figures(results: Results, curves: Curves, *, whole: bool) -> None:
                 if there and (len(there) == len(jobs) or not whole):
                     write(results, f"{cost}_ratio{infix}{suffix}", median_ratio(there))
     for job, methods in curves.items():
+        until = common(methods)
         for method, runs in methods.items():
             for seed, curve in runs.items():
-                results.sample(f"area_percent_{method}_{job}", seed, 100 * area(curve), "percent", bounds=(0, 100))
+                under = 100 * area(curve, until)
+                results.sample(f"area_percent_{method}_{job}", seed, under, "percent", bounds=(0, 100))
                 final = 100 * curve.success[-1]
                 results.sample(f"final_percent_{method}_{job}", seed, final, "percent", bounds=(0, 100))
+
+
+def common(methods: Mapping[str, Mapping[int, Curve]]) -> int:
+    """The trajectories that every run of a job has played: areas are compared up to there."""
+    return min(curve.trajectories[-1] for runs in methods.values() for curve in runs.values())
 
 
 def write(results: Results, name: str, ratio: Ratio) -> None:
@@ -99,7 +106,7 @@ def row(curves: Curves, job: str, method: str) -> str:
         "; ".join(f"{level:.0%}: {shown(cost, ',.0f')}" for level, cost in zip(levels, to_levels, strict=True)),
         shown(Reached(tokens.cost / 1000, tokens.censored), ",.0f"),
         shown(minutes, ".2f"),
-        f"{fmean(map(area, runs.values())):.0%}",
+        f"{fmean(area(curve, common(curves[job])) for curve in runs.values()):.0%}",
         *(
             "" if method == BASELINE else ratio_shown(pairs(curves, job, BASELINE, method, c))
             for c in ("trajectories", "minutes")

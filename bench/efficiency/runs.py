@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.common import provenance, versions
-from bench.efficiency.methods import METHODS, REPEATS, STEP, TASKS, Settings, shared
+from bench.efficiency.methods import METHODS, REPEATS, Settings, shared
+from bench.efficiency.starts import start
 from bench.efficiency.stats import Curve
-from bench.efficiency.subjects import SUBJECTS, Subject, start
+from bench.efficiency.subjects import SUBJECTS, Subject
 from journeyman.exam.exam import ExamConfig, examine
 from journeyman.jobs import resolve
 from journeyman.learn.learner import Learner, UpdateConfig
@@ -56,7 +57,9 @@ class Order:
 
     def identity(self) -> dict[str, Any]:
         """What a curve has to have been made by to be this order's: the thresholds have no part in it."""
-        subject = {k: v for k, v in asdict(self.subject).items() if k not in ("thresholds", "length", "budget")}
+        subject = {
+            k: v for k, v in asdict(self.subject).items() if k not in ("thresholds", "length", "budget", "tuned_as")
+        }
         return json.loads(json.dumps({**asdict(self), "subject": subject}))
 
 
@@ -115,10 +118,12 @@ def theirs(order: Order, model: str, folder: Path) -> tuple[Curve, dict[str, Any
     """A run of TRL, which keeps its weights at intervals; these are examined afterwards as ours are."""
     shutil.rmtree(folder, ignore_errors=True)
     subject = order.subject
+    tasks = int(order.settings["tasks"])
+    step = tasks * REPEATS
     request: dict[str, Any] = {
         "model": model, "job": subject.spec, "seed": order.seed, "settings": order.settings,
-        "steps": order.budget // STEP, "tasks": TASKS, "repeats": REPEATS,
-        "keep_every": max(subject.exam_every // STEP, 1),
+        "steps": order.budget // step, "tasks": tasks, "repeats": REPEATS,
+        "keep_every": max(subject.exam_every // step, 1),
     }  # fmt: skip
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "bench.efficiency.trl_run", json.dumps(request), str(folder)], check=True
@@ -137,7 +142,7 @@ def examined(checkpoint: str, job: Any, config: ExamConfig, step: int) -> float:
     """A checkpoint's success in the exam that a run of ours would take after this step."""
     loaded = load(checkpoint)
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
-    engine = native_engine(learner, slots=STEP, context=1024)
+    engine = native_engine(learner, slots=128, context=1024)
     results, _ = examine(engine, Renderer(loaded.tokenizer), learner.score, {job.name: job}, config, step=step)
     return results[0].success
 

@@ -63,10 +63,16 @@ def reached(curve: Curve, threshold: float, cost: Cost) -> Reached:
     return Reached(float(spent[-1]), censored=True)
 
 
-def area(curve: Curve) -> float:
-    """Mean success over the trajectories spent: the area under the curve by trapezoids, over its width."""
-    width = curve.trajectories[-1] - curve.trajectories[0]
-    return float(np.trapezoid(curve.success, curve.trajectories) / width) if width else curve.success[0]
+def area(curve: Curve, until: int | None = None) -> float:
+    """Mean success over the trajectories spent: the area under the curve by trapezoids, over its width.
+
+    Args:
+        until: the part of the curve up to so many trajectories.
+    """
+    places = [i for i, spent in enumerate(curve.trajectories) if until is None or spent <= until]
+    trajectories, success = ([column[i] for i in places] for column in (curve.trajectories, curve.success))
+    width = trajectories[-1] - trajectories[0]
+    return float(np.trapezoid(success, trajectories) / width) if width else success[0]
 
 
 def median_cost(costs: Sequence[Reached]) -> Reached:

@@ -37,9 +37,10 @@ true of so little cannot be measured within :data:`RECENT` steps of a hundred ep
 class CreditConfig:
     """How outcomes become advantages."""
 
-    rule: Literal["gae", "blend", "grpo", "rloo"] = "gae"
+    rule: Literal["auto", "gae", "blend", "grpo", "rloo"] = "auto"
     """gae: from the value function; grpo, rloo: from the other episodes of the group; blend: gae as far as the value
-    function has proved right of late, rloo for the rest."""
+    function has proved right of late, rloo for the rest; auto: gae or blend as goes well with the jobs, with the other
+    settings here that are not given (config.py, `settled`)."""
     unit: Unit = "turn"
     """What gets credit as a whole: a token or a turn. With one turn per episode, "turn" means the episode."""
     gamma: float = 1.0

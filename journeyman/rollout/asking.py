@@ -5,18 +5,25 @@ roll-ins: 2204.02372). What it said is imitated (learn/lessons.py); what the pol
 the policy learns the ends of episodes V rises there, and the teacher hands over sooner.
 
 A budget is a promise: a step may spend what the turns of the steps before it have earned, less what teachers have said
-in them, and a teacher begins only where the budget lasts for all it may say.
+in them, and a teacher begins only where the budget lasts for all it may say. It may be spent in advance, for a teacher
+is worth most at the start: then it is kept by the end of the run, if episodes stay as long as they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 
 from journeyman.errors import UsageError
 from journeyman.rollout.oversight import GO_ON, Decision, Rule, Watched
 from journeyman.rollout.teachers import Teacher
 from journeyman.types import Turn
+
+DRAW = 0xA5
+"""Sets the draw of who is led apart from all others that follow from an episode's seed."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +32,50 @@ class AskingConfig:
 
     budget: float = 0.0
     """Most turns that teachers say, as a share of all turns of a run; 0: nobody is asked."""
+    advance: int = 0
+    """Steps of those to come whose turns count as if they had been played."""
     teacher: str = "expert"
     """`expert` (the job's own), `person` (at the terminal), or a model as `model` names them."""
     enough: float = 0.5
     """A teacher is asked where V is below this before an episode begins, and goes on until V reaches it."""
     replies: int = 10
     """Most replies of the teacher in one episode."""
+    whom: Literal["low", "any"] = "low"
+    """`low`: those of the lowest V, as above. `any`: whoever is drawn, always for all `replies`: the control that does
+    without V."""
     rehearsals: int = 8
     """Updates in each step that imitate what teachers have said so far, 32 episodes at a time."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.budget <= 1:
             raise UsageError(f"asking: budget must lie in [0, 1], got {self.budget}")
-        for name, least in (("replies", 1), ("rehearsals", 0)):
+        for name, least in (("advance", 0), ("replies", 1), ("rehearsals", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"asking: {name} must be at least {least}, got {getattr(self, name)}")
+
+
+def left(config: AskingConfig, turns: int, taught: int, step: int, steps: int) -> int:
+    """How many turns a teacher may say now; below 0 where too many have been said already.
+
+    Args:
+        turns: of all episodes so far.
+        taught: those of them that a teacher said.
+        step: steps so far.
+        steps: of the whole run.
+    """
+    advance = turns / step * min(config.advance, steps - step) if step else 0.0
+    return int(config.budget * (turns + advance)) - taught
 
 
 class Asking(Rule):
     """The rule as :class:`Oversight` applies it, for the episodes of one step.
 
     Args:
-        turns: of all episodes before this step.
-        taught: those of them that a teacher said.
+        left: how many turns the teacher may say.
     """
 
-    def __init__(self, config: AskingConfig, teacher: Teacher, turns: int, taught: int) -> None:
-        self.config, self.teacher = config, teacher
-        self.left = int(config.budget * turns) - taught
+    def __init__(self, config: AskingConfig, teacher: Teacher, left: int) -> None:
+        self.config, self.teacher, self.left = config, teacher, left
         self.led: set[str] = set()
         """Tasks that a teacher has been asked about: the same demonstration again would teach less."""
 
@@ -60,7 +83,8 @@ class Asking(Rule):
         return not turns or (turns[-1].by == "teacher" and len(turns) < self.config.replies)
 
     def decide(self, watched: Sequence[Watched]) -> list[Decision]:
-        in_need = [i for i, w in enumerate(watched) if w.value < self.config.enough]
+        blind = self.config.whom == "any"
+        in_need = [i for i, w in enumerate(watched) if blind or w.value < self.config.enough]
         begun = [i for i in in_need if watched[i].trajectory.turns]
         asked = begun + self._chosen(watched, [i for i in in_need if not watched[i].trajectory.turns])
         said = self.teacher.replies([watched[i].trajectory for i in asked])
@@ -71,12 +95,19 @@ class Asking(Rule):
         return decisions
 
     def _chosen(self, watched: Sequence[Watched], fresh: Sequence[int]) -> list[int]:
-        """Of the episodes that have not begun, those of the lowest V, one for each task, as far as the budget lasts."""
+        """Of the episodes that have not begun, those of the lowest V (or any), one for each task, as far as the budget
+        lasts."""
         chosen: list[int] = []
-        for i in sorted(fresh, key=lambda i: watched[i].value):
+        for i in sorted(fresh, key=lambda i: self._turn_in_line(watched[i])):
             task = watched[i].trajectory.task.id
             if task not in self.led and self.left >= self.config.replies:
                 self.led.add(task)
                 self.left -= self.config.replies
                 chosen.append(i)
         return chosen
+
+    def _turn_in_line(self, watched: Watched) -> float:
+        """The lower, the sooner it is led."""
+        if self.config.whom == "low":
+            return watched.value
+        return float(np.random.default_rng((watched.seed, DRAW)).random())

@@ -62,14 +62,19 @@ class Fork:
         return f"{self.parent.id}-b{self.turn:02d}"
 
 
+def most_variance(value: float, low: float = 0.0, high: float = 1.0) -> float:
+    """The greatest variance of a return in [low, high] whose mean is `value`; the variance itself of a success."""
+    return max(value - low, 0.0) * max(high - value, 0.0)
+
+
 def choose(
     trajectories: Sequence[Trajectory], config: BranchConfig, *, low: float = 0.0, high: float = 1.0
 ) -> list[Fork]:
     """States between turns, most uncertain by V first, as many as the budget lasts for.
 
-    A return in [low, high] whose mean is V has a variance of at most (V - low)(high - V): V(1 - V) for a success. A
-    continuation is expected to be as long as the episodes that passed through the state, prefix included, so that the
-    budget is kept on average. The first state is no fork: from there the group goes on already.
+    Uncertainty is :func:`most_variance` of V. A continuation is expected to be as long as the episodes that passed
+    through the state, prefix included, so that the budget is kept on average. The first state is no fork: from there
+    the group goes on already.
 
     Args:
         trajectories: the step's episodes, with values.
@@ -85,7 +90,7 @@ def choose(
         fork = Fork(owners[0], turn, tuple(t.id for t in owners))
         value = float(owners[0].values[fork.position])
         expected = config.continuations * sum(len(t) for t in owners) / len(owners)
-        forks.append((max(value - low, 0.0) * max(high - value, 0.0), fork, expected))
+        forks.append((most_variance(value, low, high), fork, expected))
     forks.sort(key=lambda found: (-found[0], found[1].group))
     chosen: list[Fork] = []
     left = config.share * sum(len(t) for t in trajectories)

@@ -30,6 +30,10 @@ from journeyman.types import Ending, Outcome, Trajectory, Turn, Verdict
 COIN = 0x57
 """Sets the coin's draw apart from all others that follow from an episode's seed."""
 
+REMEMBERED = 16
+"""Steps whose episodes a threshold is read off. Of what V stops only a share is seen to its end, so the evidence thins
+as soon as it is used: read off four steps, the threshold came and went from step to step (docs/LOG.md)."""
+
 
 @dataclass(frozen=True)
 class StoppingConfig:
@@ -93,19 +97,18 @@ def prospects(trajectories: Sequence[Trajectory], every: int) -> list[Prospect]:
 def threshold(seen: Sequence[Prospect], hopeless: float) -> float:
     """The highest V such that episodes of which some look was below it had a mean return below `hopeless`.
 
-    The mean is taken with one success more, so that a few failures in a row prove nothing (Laplace); of weighted
-    episodes there are as many as Kish's effective sample size says (1965): (sum w)^2 / sum w^2. -inf where there is
-    no such value.
+    The mean is taken with one success more than there were among those seen, so that a few failures in a row prove
+    nothing (Laplace). Weights count in the mean only: one that was seen is one, however many it stands for. -inf where
+    there is no such value.
     """
     if not seen:
         return -math.inf
     table = np.array(seen)
     lowest, returns, weights = table[table[:, 0].argsort(kind="stable")].T
-    mass = np.cumsum(weights)
-    effective = mass**2 / np.cumsum(weights**2)
-    mean = np.cumsum(weights * returns) / mass
+    mean = np.cumsum(weights * returns) / np.cumsum(weights)
+    count = np.arange(1, len(mean) + 1)
     whole = np.append(lowest[1:] > lowest[:-1], True)  # all that are as low stand before here
-    fits = np.flatnonzero(whole & ((mean * effective + 1) / (effective + 1) < hopeless))
+    fits = np.flatnonzero(whole & ((mean * count + 1) / (count + 1) < hopeless))
     return float(np.nextafter(lowest[fits[-1]], math.inf)) if len(fits) else -math.inf
 
 

@@ -61,7 +61,7 @@ def test_credit_is_for_what_the_policy_did(unit: str) -> None:
 
 def test_an_episode_that_the_teacher_played_alone_is_a_lesson_and_nothing_else() -> None:
     t = led("teacher", "teacher", "teacher")
-    assert not t.mask.any() and not assign([t], CreditConfig())[0].any()
+    assert not t.mask.any() and not assign([t], CreditConfig(rule="gae"))[0].any()
     (lesson,) = lessons([t])
     assert lesson.actions.tolist() == [2, 4, 6]
 

@@ -127,7 +127,7 @@ def expected(found: Sequence[Episode], credit: Credit, size: int, *, alone: bool
 
 
 def by(trusted: float = 0.0, **options: object) -> Credit:
-    config = CreditConfig(**options)  # type: ignore[arg-type]
+    config = CreditConfig(**{"rule": "gae", **options})  # type: ignore[arg-type]
     return lambda records: assign(records, config, {"job": trusted})
 
 

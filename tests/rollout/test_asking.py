@@ -18,7 +18,7 @@ from journeyman.jobs import resolve
 from journeyman.jobs.base import Env, Job
 from journeyman.model.load import load
 from journeyman.model.render import Renderer
-from journeyman.rollout.asking import Asking, AskingConfig
+from journeyman.rollout.asking import Asking, AskingConfig, left
 from journeyman.rollout.oversight import Oversight
 from journeyman.rollout.runner import attempts, rollout
 from journeyman.rollout.stopping import Stopping, StoppingConfig
@@ -96,7 +96,7 @@ def speakers(t: Trajectory) -> str:
 def test_the_teacher_leads_from_the_lowest_v_until_it_is_enough() -> None:
     teacher = Noting()
     config = AskingConfig(budget=0.1, enough=0.5, replies=5)
-    played = play(Asking(config, teacher, turns=150, taught=0), tasks=30)
+    played = play(Asking(config, teacher, 15), tasks=30)
     # 15 turns are earned: three teachers may begin; V passes 0.5 after the third turn
     assert [speakers(t) for t in played] == ["tttppp"] * 3 + ["pppppp"] * 27
     assert teacher.shown == [(f"six/train/{i}", k) for k in range(3) for i in range(3)]
@@ -110,20 +110,30 @@ def test_the_teacher_leads_from_the_lowest_v_until_it_is_enough() -> None:
 
 
 def test_the_teacher_gives_at_most_so_many_replies() -> None:
-    played = play(Asking(AskingConfig(budget=1.0, enough=9.0, replies=2), Noting(), 4, 0), tasks=3)
+    played = play(Asking(AskingConfig(enough=9.0, replies=2), Noting(), 4), tasks=3)
     assert [speakers(t) for t in played] == ["ttpppp", "ttpppp", "pppppp"]
 
 
 def test_one_attempt_at_a_task_is_led() -> None:
-    played = play(Asking(AskingConfig(budget=1.0, enough=9.0, replies=1), Noting(), 99, 0), tasks=2, repeats=4)
+    played = play(Asking(AskingConfig(enough=9.0, replies=1), Noting(), 99), tasks=2, repeats=4)
     assert sorted(speakers(t) for t in played) == ["pppppp"] * 6 + ["tppppp"] * 2
     assert len({t.task.id for t in played if len(t.taught)}) == 2
 
 
 def test_nobody_is_led_where_v_is_high() -> None:
     teacher = Noting()
-    play(Asking(AskingConfig(budget=1.0, enough=0.0), teacher, 999, 0), tasks=5)
+    play(Asking(AskingConfig(enough=0.0), teacher, 999), tasks=5)
     assert not teacher.shown
+
+
+def test_the_control_leads_any_and_all_the_way() -> None:
+    """That the four drawn of 40 are those of the lowest V has a chance of 1 in 91,390, C(40, 4); seeds are fixed."""
+    played = play(Asking(AskingConfig(replies=5, whom="any"), Noting(), 20), tasks=40)
+    led = [t for t in played if len(t.taught)]
+    assert [speakers(t) for t in led] == ["tttttp"] * 4
+    assert [t.task.index for t in led] != [0, 1, 2, 3]
+    again = play(Asking(AskingConfig(replies=5, whom="any"), Noting(), 20), tasks=40)
+    assert [t.task.index for t in again if len(t.taught)] == [t.task.index for t in led]
 
 
 @settings(max_examples=25)
@@ -136,22 +146,32 @@ def test_nobody_is_led_where_v_is_high() -> None:
 def test_the_budget_is_never_exceeded(budget: float, replies: int, enough: float, sizes: list[int]) -> None:
     config = AskingConfig(budget=budget, enough=enough, replies=replies)
     turns = taught = 0
-    for size in sizes:
-        played = play(Asking(config, Noting(), turns, taught), tasks=size)
+    for step, size in enumerate(sizes):
+        played = play(Asking(config, Noting(), left(config, turns, taught, step, 9)), tasks=size)
         turns += sum(len(t.turns) for t in played)
         taught += sum(speakers(t).count("t") for t in played)
         assert taught <= budget * turns
 
 
+def test_a_budget_may_be_spent_in_advance_and_is_kept_at_the_end() -> None:
+    config = AskingConfig(budget=0.1, advance=100)
+    assert left(config, 0, 0, 0, 10) == 0, "nothing is known of how long episodes are"
+    assert left(config, 60, 0, 1, 10) == 60, "a tenth of 600 turns to be expected"
+    assert left(config, 120, 60, 2, 10) == 0 and left(config, 600, 60, 10, 10) == 0
+    assert left(config, 80, 60, 2, 10) == -20, "episodes have become shorter: nobody is asked until that is made up for"
+    assert left(replace(config, advance=3), 60, 2, 1, 10) == 22
+    assert left(replace(config, advance=0), 60, 2, 1, 10) == 4
+
+
 def test_who_is_led_may_be_stopped_later() -> None:
-    asking = Asking(AskingConfig(budget=1.0, enough=0.1, replies=9), Noting(), 99, 0)
+    asking = Asking(AskingConfig(enough=0.1, replies=9), Noting(), 99)
     played = play(asking, tasks=3, stopping=StoppingConfig(every=2, play_out=1e-9))
     assert [speakers(t) for t in played] == ["tp"] * 3, "V is below 0.75 after two turns"
     assert all(t.outcome.ending is Ending.STOPPED and t.verdict for t in played)
 
 
 def unfinished(index: int, *replies: str) -> Trajectory:
-    t = play(Asking(AskingConfig(), Noting(), 0, 0), tasks=1)[0]
+    t = play(Asking(AskingConfig(), Noting(), 0), tasks=1)[0]
     turns = tuple(Turn(0, 0, reply, "C1", 0.0) for reply in replies)
     return replace(t, task=Six().task("train", index), turns=turns)
 
@@ -214,7 +234,12 @@ def test_a_job_without_an_expert_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"budget": 1.5}, "budget must lie in"), ({"replies": 0}, "at least 1, got 0"), ({"rehearsals": -1}, "got -1")],
+    [
+        ({"budget": 1.5}, "budget must lie in"),
+        ({"replies": 0}, "at least 1, got 0"),
+        ({"rehearsals": -1}, "got -1"),
+        ({"advance": -1}, "got -1"),
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float], says: str) -> None:
     with pytest.raises(UsageError, match=says):

@@ -1,0 +1,187 @@
+"""What it saves to let V stop hopeless episodes, what that costs in skill, and whether figures stay unbiased.
+
+    python -m bench.stopping                    all jobs, three seeds; the same command again goes on
+    python -m bench.stopping --jobs maze
+    python -m bench.stopping --quick
+
+*Saved*: the same learning run with and without stopping, in pairs of the same seed: as many trajectories, the same
+tasks in the same order. Compared are the tokens of all episodes, warm-up included, and success in the last exam on
+held-out tasks (which are never stopped).
+
+*Bias*: the apprentice, as a fixed policy, plays episodes to their end, from which V learns; then as many on held-out
+tasks. These are judged afterwards as a run would have: the threshold comes from the last steps, verdicts from V at the
+looks, and a coin decides who is stopped. What the estimate of success then says (docs/value.md, "Stopping") is compared
+with the truth, averaged over coins; and so is the naive one, by which a stopped episode has failed.
+
+Writes bench/results/stopping.json (`stopping_tokens_saved_percent` and the like; with `_<job>`: of each job) and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.common import FOLDER, Results, parser
+from bench.efficiency.stats import Curve
+from bench.uses.runs import CACHE, CREDIT, STEP, learning, played
+from bench.value_quality import play
+from journeyman.jobs import resolve
+from journeyman.learn.credit import lambda_returns
+from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.model.load import load
+from journeyman.model.value import ValueConfig
+from journeyman.rollout.stopping import REMEMBERED, StoppingConfig, as_stopped, completed, prospects, threshold
+from journeyman.types import Trajectory, Verdict
+
+JOBS: Mapping[str, str] = {"maze": "maze,size=5,max_turns=30", "maze_patient": "maze,size=5,max_turns=60"}
+"""The second is the same building with twice the patience: there a hopeless episode is long."""
+HEADLINE = "maze_patient"
+STOPPING = StoppingConfig(every=3, hopeless=0.15)
+NEVER = StoppingConfig()
+BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
+EPISODES = 512
+"""Of the fixed policy, that V learns from, and as many that it judges."""
+COINS = 400
+"""Throws that the bias is averaged over."""
+
+Pair = tuple[Curve, Curve]
+"""Played to the end, and stopped."""
+
+
+def pair(job: str, seed: int, options: argparse.Namespace) -> Pair:
+    """The run without stopping and the run with it."""
+    budget, every, attempts = (384, 384, 1) if options.quick else (BUDGET, EXAM_EVERY, ATTEMPTS)
+    base = learning(JOBS[job], seed, budget, exam_every=every, attempts=attempts)
+    runs = {"full": base, "stopped": replace(base, stopping=STOPPING)}
+    full, stopped = (played(config, f"stopping-{job}-{arm}-{seed}", options.cache) for arm, config in runs.items())
+    return full.curve, stopped.curve
+
+
+def record(results: Results, job: str, seed: int, curves: Pair) -> None:
+    """The figures of one pair."""
+    full, stopped = curves
+    saved = 100 * (1 - stopped.tokens[-1] / full.tokens[-1])
+    lost = 100 * (full.success[-1] - stopped.success[-1])
+    for name in names("stopping_tokens_saved_percent", job):
+        results.sample(name, seed, saved, "percent", bounds=(-100, 100))
+    for name in names("stopping_success_lost_points", job):
+        results.sample(name, seed, lost, "percentage points", bounds=(-100, 100))
+    for arm, curve in (("full", full), ("stopped", stopped)):
+        results.sample(f"final_{arm}_percent_{job}", seed, 100 * curve.success[-1], "percent", bounds=(0, 100))
+
+
+def names(figure: str, job: str) -> list[str]:
+    """The figure's name with the job's, and without it for the job that makes the headline."""
+    return [f"{figure}_{job}", *([figure] if job == HEADLINE else [])]
+
+
+def judged(t: Trajectory, below: float) -> Trajectory:
+    """The episode, along which V is written, with the verdict that it would have had; as if it had been played on."""
+    for turn in t.turns[STOPPING.every :: STOPPING.every]:
+        value = float(t.values[turn.start - 1])
+        if value < below:
+            return replace(t, verdict=Verdict(turn.start, value, STOPPING.play_out))
+    return t
+
+
+def fixed_policy(spec: str, seed: int, count: int) -> tuple[float, list[Trajectory]]:
+    """The V below which an episode of the apprentice is hopeless, once V has learned from `count` of them; and as many
+    on held-out tasks, played to their end, with V along them."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    name = resolve(spec).name
+    model = load("apprentice")
+    learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
+    lately: list[list[Trajectory]] = []
+    learned = play(model, name, "train", count, seed)
+    for start in range(0, len(learned), STEP):
+        lately = [*lately, learner.score(learned[start : start + STEP])][-REMEMBERED:]
+        episodes = list(chain.from_iterable(lately[-2:]))
+        returns = lambda_returns(
+            episodes, gamma=CREDIT.gamma, lam=CREDIT.lambda_value, unit="turn", bootstrap_truncated=False
+        )
+        learner.update_value(episodes, returns, rng)
+    below = threshold(prospects(list(chain.from_iterable(lately)), STOPPING.every), STOPPING.hopeless)
+    return below, learner.score(play(model, name, "test", count, seed))
+
+
+def bias(results: Results, job: str, seed: int, below: float, episodes: Sequence[Trajectory]) -> None:
+    """How far the estimates of success are off, in percentage points, over all coins; and how much one coin matters."""
+    verdicts = [judged(t, below) for t in episodes]
+    true = np.array([t.outcome.success for t in verdicts])
+    played_on = np.array([completed(t, t.outcome.success) for t in verdicts])
+    stopped = np.array([completed(t, t.outcome.success) for t in map(as_stopped, verdicts)])
+    spoken = np.array([t.verdict is not None for t in verdicts])
+    coins = np.random.default_rng((seed, COINS)).random((COINS, len(verdicts))) < STOPPING.play_out
+    estimates = 100 * np.where(coins, played_on, stopped).mean(1)
+    naive = 100 * np.where(spoken & ~coins, 0, true).mean(1)
+    truth = 100 * true.mean()
+    saved = np.where(coins, 0, [len(t) - len(as_stopped(t)) for t in verdicts]).sum(1).mean()
+    for name, value in (
+        ("stopping_bias_points", estimates.mean() - truth),
+        ("stopping_spread_points", estimates.std()),
+        ("stopping_naive_bias_points", naive.mean() - truth),
+    ):
+        results.sample(f"{name}_{job}", seed, float(value), "percentage points")
+    tokens = sum(len(t) for t in verdicts)
+    results.sample(f"stopping_fixed_policy_saved_percent_{job}", seed, float(100 * saved / tokens), "percent")
+
+
+def draw(curves: Mapping[str, Sequence[Pair]], file: Path) -> None:
+    """Held-out success over tokens, a panel for each job: a thin line for each run, a thick one for their mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(4.4 * len(curves), 3.3), sharey=True, layout="constrained", squeeze=False
+    )
+    for axis, (job, pairs) in zip(axes[0], curves.items(), strict=True):
+        for side, (label, color) in enumerate((("played to the end", "#e8590c"), ("stopped by V", "#1f6feb"))):
+            runs = [both[side] for both in pairs]
+            tokens = np.array([run.tokens for run in runs]) / 1000
+            success = 100 * np.array([run.success for run in runs])
+            axis.plot(tokens.T, success.T, color=color, lw=0.8, alpha=0.35)
+            axis.plot(tokens.mean(0), success.mean(0), color=color, lw=2, marker="o", ms=3.5, label=label)
+        axis.set_title(JOBS[job], loc="left", fontsize=10)
+        axis.set(xlabel="thousand tokens played", xlim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("solved, held out (%)")
+    axes[0][-1].legend(frameon=False, loc="lower right")
+    figure.savefig(file, dpi=140)
+    plt.close(figure)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.set_defaults(seeds=[0, 1, 2])
+    options.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    options.add_argument("--cache", type=Path, default=CACHE, help="where runs under way and finished are kept")
+    chosen = options.parse_args()
+    if chosen.quick:
+        chosen.jobs, chosen.seeds = [HEADLINE], chosen.seeds[:1]
+    results = Results("stopping", seeds=chosen.seeds, quick=chosen.quick)
+    curves: dict[str, list[Pair]] = {job: [] for job in chosen.jobs}
+    for seed in chosen.seeds:
+        for job in chosen.jobs:
+            curves[job].append(pair(job, seed, chosen))
+            record(results, job, seed, curves[job][-1])
+            bias(results, job, seed, *fixed_policy(JOBS[job], seed, 256 if chosen.quick else EPISODES))
+    for job, pairs in curves.items():
+        kept = [{"seed": s, "full": vars(f), "stopped": vars(p)} for s, (f, p) in zip(chosen.seeds, pairs, strict=True)]
+        results.detail(f"curves_{job}", kept)
+    results.write()
+    draw(curves, results.path.with_suffix(".png") if chosen.quick else FOLDER / "stopping.png")
+
+
+if __name__ == "__main__":
+    main()
