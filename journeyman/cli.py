@@ -23,6 +23,7 @@ from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.progress import default_folder, follow, follow_school
 from journeyman.search.strategies import SearchConfig
+from journeyman.serve.config import ServeConfig
 from journeyman.store_commands import StoreCommand
 
 console = Console(stderr=True)
@@ -37,6 +38,7 @@ examples:
   journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
   journeyman store verify runs/mine                  derive every hash of what was kept again
+  journeyman serve runs/mine --port 8000             an OpenAI-compatible API that keeps every episode
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -143,6 +145,60 @@ class Value:
             if self.alarm is not None:
                 shown["alarm"] = estimate.alarm(self.alarm)
             print(json.dumps(shown), flush=True)
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a model over an OpenAI-compatible API, and keep every episode and what became of it."""
+
+    model: Positional[str]
+    """A run folder, a checkpoint folder, `apprentice`, `smollm2-135m`, or a Hub name."""
+    config: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
+
+    def __call__(self) -> None:
+        try:
+            from journeyman.serve.server import Addresses, Deployment, serve
+        except ModuleNotFoundError as error:
+            raise UsageError("serving needs more", reason=str(error), fix="pip install 'journeyman[serve]'") from error
+
+        def ready(d: Deployment, at: Addresses) -> None:
+            console.print(
+                f"{d.name} is served at {at.api}/v1, administration at {at.admin}, episodes in {d.store.where}"
+            )
+
+        serve(self.model, self.config, ready)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The API keys of a served model: list them, make one, or revoke one. Without any, only this machine may use it."""
+
+    model: Positional[str]
+    """As `journeyman serve` takes it."""
+    add: str | None = None
+    """Make a key of this name, and print it: it is shown once."""
+    scopes: tuple[Literal["use", "feedback", "admin"], ...] = ("use", "feedback")
+    """What the new key holds for."""
+    per_minute: int | None = None
+    """Requests that it may make in a minute; by default as the server has it."""
+    feedback_per_day: int | None = None
+    """Pieces of feedback that it may give in a day, which bounds how much it can weigh; by default any number."""
+    revoke: str | None = None
+    """Let the key of this id hold no longer."""
+
+    def __call__(self) -> None:
+        from journeyman.serve.keys import Keys as Known
+        from journeyman.serve.keys import folder_of
+
+        keys = Known(folder_of(self.model) / "keys.json")
+        if self.add is not None:
+            print(
+                keys.add(self.add, self.scopes, per_minute=self.per_minute, feedback_per_day=self.feedback_per_day)[1]
+            )
+        elif self.revoke is not None:
+            console.print(f"revoked {keys.revoke(self.revoke).name}")
+        else:
+            print_lines(key.public() for key in keys.all())
 
 
 @dataclass(frozen=True)
@@ -338,7 +394,7 @@ def finish(folder: Path, as_json: bool) -> None:
 
 
 Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
-Command = Learn | School | Exam | Value | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
+Command = Learn | School | Exam | Value | Serve | Keys | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from journeyman.errors import UnknownName, UsageError
 from journeyman.learn.learner import Learner, UpdateConfig
@@ -131,7 +132,7 @@ class PrefixScorer:
         hot = _field(
             fields, "temperature", self.temperature, "a number from 0 to 100", lambda one: _is_number(one, 0, 100)
         )
-        return Prefix(id, _trajectory(job, hot, tokens, mask, logprobs))
+        return Prefix(id, under_way(job, hot, tokens, mask, logprobs))
 
     def estimate(self, prefixes: Sequence[Prefix]) -> list[ValueEstimate]:
         """What V expects of each, in the order given."""
@@ -264,13 +265,13 @@ def _columns(fields: Mapping[str, Any]) -> tuple[list[int], list[bool], FloatArr
     return cast(list[int], tokens), sampled.tolist(), logprobs
 
 
-def _trajectory(
-    job: str, temperature: float, tokens: Sequence[int], mask: Sequence[bool], logprobs: FloatArray
+def under_way(
+    job: str, temperature: float, tokens: npt.ArrayLike, mask: npt.ArrayLike, logprobs: FloatArray
 ) -> Trajectory:
     """What is known so far as a trajectory, its turns without their texts; its outcome is none yet."""
-    edges = np.flatnonzero(np.diff([False, *mask, False]))
+    sampled = np.asarray(mask, bool)
+    edges = np.flatnonzero(np.diff(sampled, prepend=False, append=False))
     turns = tuple(Turn(start, stop, "", "", 0.0) for start, stop in edges.reshape(-1, 2).tolist())
-    length = len(tokens)
     return Trajectory(
         id="",
         task=Task(job, "", 0, ()),
@@ -279,9 +280,9 @@ def _trajectory(
         policy_version=-1,
         temperature=temperature,
         tokens=np.asarray(tokens, np.int32),
-        mask=np.asarray(mask, bool),
+        mask=sampled,
         logprobs=logprobs,
-        values=np.full(length, np.nan, np.float32),
+        values=np.full(len(sampled), np.nan, np.float32),
         turns=turns,
         outcome=Outcome(0.0, Ending.TRUNCATED),
     )

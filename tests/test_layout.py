@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "run", "stages", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
+    frozenset({"serve"}),
     frozenset({"cli", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )

@@ -95,6 +95,11 @@ class Engine(ABC):
         """Go on by one forward pass; return the replies that are finished now. Empty when all is idle."""
 
     @abstractmethod
+    def partial(self, sequence: int, start: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Tokens and log-probabilities of the reply under way, from its `start`-th on, so far as the engine tells them
+        before it is finished; none for an idle sequence."""
+
+    @abstractmethod
     def close(self, sequence: int) -> None:
         """Forget a sequence, whatever its state."""
 

@@ -10,7 +10,8 @@ from journeyman.model.texts import MATCHED
 
 
 class ScriptedEngine(Engine):
-    """Answers each sequence with `script(tokens read so far)`, one step after it was asked.
+    """Answers each sequence with `script(tokens read so far)`, one step after it was asked; with a `pace`, so many
+    tokens in each step.
 
     Replies longer than the limit are cut as a real engine would cut them; log-probabilities are all -1.
 
@@ -22,10 +23,19 @@ class ScriptedEngine(Engine):
         (7, 2)
     """
 
-    def __init__(self, script: Callable[[list[int]], Sequence[int]], context: int = 1024, slots: int = 64) -> None:
-        self.script, self.context, self.slots = script, context, slots
+    def __init__(
+        self,
+        script: Callable[[list[int]], Sequence[int]],
+        context: int = 1024,
+        slots: int = 64,
+        *,
+        pace: int | None = None,
+    ) -> None:
+        self.script, self.context, self.slots, self.pace = script, context, slots, pace
         self._read: dict[int, list[int]] = {}
         self._asked: dict[int, Sampling] = {}
+        self._due: dict[int, Reply] = {}
+        self._told: dict[int, int] = {}
 
     def load(self, model: Decoder, version: int) -> None:
         self.version = version
@@ -46,7 +56,22 @@ class ScriptedEngine(Engine):
         self._asked[sequence] = sampling
 
     def step(self) -> list[Reply]:
-        return [self._reply(sequence, self._asked.pop(sequence)) for sequence in list(self._asked)]
+        for sequence, sampling in self._asked.items():
+            self._due[sequence] = self._reply(sequence, sampling)
+            self._told[sequence] = 0
+        self._asked.clear()
+        finished: list[Reply] = []
+        for sequence, reply in list(self._due.items()):
+            self._told[sequence] += self.pace or len(reply.tokens)
+            if self._told[sequence] >= len(reply.tokens):
+                finished.append(self._due.pop(sequence))
+        return finished
+
+    def partial(self, sequence: int, start: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        if sequence not in self._due:
+            return (), ()
+        reply, told = self._due[sequence], self._told[sequence]
+        return reply.tokens[start:told], reply.logprobs[start:told]
 
     def _reply(self, sequence: int, sampling: Sampling) -> Reply:
         read = self._read[sequence]
@@ -69,8 +94,9 @@ class ScriptedEngine(Engine):
 
     def close(self, sequence: int) -> None:
         self._asked.pop(sequence, None)
+        self._due.pop(sequence, None)
         self._read[sequence] = []
 
     @property
     def busy(self) -> bool:
-        return bool(self._asked)
+        return bool(self._asked or self._due)

@@ -159,6 +159,13 @@ class NativeEngine(Engine):
         else:
             self._admit(sequence)
 
+    def partial(self, sequence: int, start: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        entry = self.sequences[sequence]
+        if not entry.busy or entry.slot < 0:
+            return (), ()
+        span = slice(entry.reply_start + start, int(self.known[entry.slot]))
+        return tuple(self.tokens[entry.slot, span].tolist()), tuple(self.logprobs[entry.slot, span].tolist())
+
     def close(self, sequence: int) -> None:
         entry = self.sequences.pop(sequence)
         if entry.slot >= 0:

@@ -225,6 +225,9 @@ class VLLMEngine(Engine):
             replies.append(self._reply(sequence, tokens, logprobs))
         return replies
 
+    def partial(self, sequence: int, start: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        return (), ()  # it is asked to tell replies only when they are finished, which costs it less
+
     def close(self, sequence: int) -> None:
         request = self._sequences.pop(sequence).request
         if request in self._asked:

@@ -26,7 +26,7 @@ from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from journeyman.errors import CheckpointError, UsageError
-from journeyman.model.texts import StopTexts, spelled_bytes
+from journeyman.model.texts import Pieces, StopTexts, spelled_bytes
 from journeyman.types import Message, Role
 
 _RULE, _ASK, _REPLY, _MORE = "probe-rule-70", "probe-ask-71", "probe-reply-72", "probe-more-73"
@@ -70,6 +70,7 @@ class Renderer:
         template: a chat template (Jinja) to use instead of the tokenizer's; it becomes the tokenizer's, so
             that a saved checkpoint carries what it learned with.
         options: variables for the template, e.g. `{"enable_thinking": False}`.
+        remembered: renderings that are kept, for those that come again.
 
     Attributes:
         end_id: the token that ends a reply in the template.
@@ -86,6 +87,7 @@ class Renderer:
         *,
         template: str | None = None,
         options: Mapping[str, Any] | None = None,
+        remembered: int = 1 << 12,
     ) -> None:
         self.tokenizer: Any = tokenizer
         self.options = dict(options or {})
@@ -102,8 +104,10 @@ class Renderer:
         self._backend: Any = None
         if isinstance(tokenizer, PreTrainedTokenizerFast):
             self._backend = tokenizer.backend_tokenizer
-            self._backend.no_truncation()
-            self._backend.no_padding()
+            if self._backend.truncation is not None:  # what is set already must not be set while others encode
+                self._backend.no_truncation()
+            if self._backend.padding is not None:
+                self._backend.no_padding()
         self._specials = self._special_tokens()
         forged = "|".join(re.escape(text) for text in sorted(self._specials, key=len, reverse=True))
         self._forged = re.compile(forged) if forged else None
@@ -114,9 +118,9 @@ class Renderer:
         self._system_known = self._stands([Message("system", _RULE), Message("user", _ASK)], shows=_RULE)
         self._anchor, self._lead = self._find_anchor()
         self._anchor_ids = self.encode(self._anchor)
-        self._stop_texts = lru_cache(maxsize=64)(lambda texts: StopTexts(texts, self._bytes()))
-        self._open = lru_cache(maxsize=1 << 12)(self._open_ids)
-        self._observe = lru_cache(maxsize=1 << 14)(self._observe_ids)
+        self._stop_texts = lru_cache(maxsize=8)(lambda texts: StopTexts(texts, self._bytes()))
+        self._open = lru_cache(maxsize=remembered)(self._open_ids)
+        self._observe = lru_cache(maxsize=4 * remembered)(self._observe_ids)
 
     # -- messages to tokens -----------------------------------------------------------------------------
 
@@ -168,11 +172,32 @@ class Renderer:
         Raises:
             UsageError: no message, a reply to nothing, or a reply to a reply.
         """
+        first = next((index for index, message in enumerate(messages) if message.role == "assistant"), len(messages))
+        opening = self.open(messages[:first])
+        rest = self._appended(messages[first:])
+        return Rendered(opening + rest.tokens, [False] * len(opening) + rest.mask)
+
+    def further(self, messages: Sequence[Message], *, ended: bool = True) -> Rendered:
+        """What follows a reply's end token: messages, with replies of others among them, and the next prompt for one.
+
+        With `ended` false it starts with the end token, for a reply that was cut before it came to one.
+
+        Raises:
+            UsageError: there is nothing to reply to, or a reply to a reply.
+        """
+        if not messages or messages[-1].role == "assistant":
+            raise UsageError("a conversation goes on with a message that is not the assistant's")
+        first = next((index for index, message in enumerate(messages) if message.role == "assistant"), len(messages))
+        heard = [*([] if ended else [self.end_id]), *self._between(messages[:first])]
+        rest = self._appended(messages[first:])
+        return Rendered(heard + rest.tokens, [False] * len(heard) + rest.mask)
+
+    def _appended(self, messages: Sequence[Message]) -> Rendered:
+        """Replies, each with the messages that follow it."""
         replies = [index for index, message in enumerate(messages) if message.role == "assistant"]
-        ends = [*replies, len(messages)]
-        tokens = self.open(messages[: ends[0]])
-        mask = [False] * len(tokens)
-        for index, following in pairwise(ends):
+        tokens: list[int] = []
+        mask: list[bool] = []
+        for index, following in pairwise([*replies, len(messages)]):
             reply = self.reply_ids(messages[index].content)
             tokens += reply
             mask += [True] * len(reply)
@@ -221,17 +246,15 @@ class Renderer:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """What each token adds to the text. A character spread over several tokens shows at its last one."""
-        ids = [int(token) for token in ids]
-        pieces: list[str] = []
-        start = shown = 0
-        for stop in range(1, len(ids) + 1):
-            known, text = self._decode(ids[start:shown]), self._decode(ids[start:stop])
-            if stop < len(ids) and text.endswith("\ufffd"):
-                pieces.append("")
-                continue
-            pieces.append(text[len(known) :])
-            start, shown = shown, stop
+        stream = self.pieces_as_they_come()
+        pieces = [stream.feed(int(token)) for token in ids]
+        if pieces:
+            pieces[-1] += stream.rest()
         return pieces
+
+    def pieces_as_they_come(self) -> Pieces:
+        """The same for tokens that are not all there yet."""
+        return Pieces(self._decode)
 
     # -- how the template speaks ------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ once, gives a table from state and token to state. An engine then needs one look
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -24,6 +24,37 @@ _BYTES = {chr(byte): byte for byte in _PLAIN} | {chr(256 + n): byte for n, byte 
 def spelled_bytes(token: str) -> bytes:
     """What a token of a byte-level vocabulary is spelled for."""
     return b"".join(bytes([_BYTES[c]]) if c in _BYTES else c.encode() for c in token)
+
+
+class Pieces:
+    """What each token adds to a text, as the tokens come. A character spread over several of them shows at its last.
+
+    A tokenizer may write a token in one way at the beginning of a text and in another behind others, so each is decoded
+    together with the ones before it.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._before: list[int] = []
+        self._new: list[int] = []
+
+    def feed(self, token: int) -> str:
+        """What the next token adds."""
+        self._new.append(token)
+        text = self._text()
+        if text.endswith("\ufffd"):  # perhaps a character of which more bytes are to come
+            return ""
+        self._before, self._new = self._new, []
+        return text
+
+    def rest(self) -> str:
+        """What was held back for tokens that do not come."""
+        text = self._text()
+        self._before, self._new = self._new, []
+        return text
+
+    def _text(self) -> str:
+        return self._decode(self._before + self._new)[len(self._decode(self._before)) :]
 
 
 MATCHED = -1

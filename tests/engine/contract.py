@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from journeyman.engine.base import Engine, Reply, Sampling
+from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.model.decoder import Decoder, DecoderConfig
 
@@ -104,6 +105,25 @@ def the_limit_ends_a_reply(bench: Bench) -> None:
     assert reply.finish == "length"
     assert len(reply.tokens) == 5
     agrees(bench, [7, 8], reply)
+
+
+@promised
+def a_reply_under_way_is_told_as_it_will_be(bench: Bench) -> None:
+    engine = bench.engine
+    sequence = engine.open(0)
+    engine.submit(sequence, [7, 8], Sampling(max_tokens=40))
+    told: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+    replies: list[Reply] = []
+    while not replies:
+        replies = engine.step()
+        told.append(engine.partial(sequence))
+        assert engine.partial(sequence, 2) == (told[-1][0][2:], told[-1][1][2:])
+    assert told.pop() == ((), ()), "an idle sequence has nothing under way"
+    (reply,) = replies
+    for tokens, logprobs in told:
+        assert tokens == reply.tokens[: len(tokens)] and logprobs == reply.logprobs[: len(logprobs)]
+    if isinstance(engine, NativeEngine):
+        assert told and told[-1][0], "it tells what it has"
 
 
 @promised

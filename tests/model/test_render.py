@@ -110,6 +110,21 @@ def test_pieces_show_a_character_where_it_is_complete() -> None:
     assert renderer.pieces(ids) == ["", "é", " jump", "<|end|>"]
 
 
+def test_what_follows_a_reply_by_itself_is_the_rest_of_the_whole(renderer: Renderer) -> None:
+    opening = [Message("user", "where?")]
+    rest = [Message("tool", "E4"), Message("assistant", "north"), Message("tool", "E5")]
+    for count in (1, 3):
+        whole = renderer.so_far([*opening, Message("assistant", "look"), *rest[:count]])
+        before = [*renderer.open(opening), *renderer.reply_ids("look")]
+        further = renderer.further(rest[:count])
+        assert [*before, *further.tokens] == whole.tokens
+        assert further.mask == whole.mask[len(before) :]
+        assert renderer.further(rest[:count], ended=False).tokens == [renderer.end_id, *further.tokens]
+    for wrong in ([], rest[:2]):
+        with pytest.raises(UsageError, match="not the assistant's"):
+            renderer.further(wrong)
+
+
 def test_what_is_returned_can_be_changed(renderer: Renderer) -> None:
     for ask in (lambda: renderer.open([Message("user", "x")]), lambda: renderer.observe("x")):
         before = ask()

@@ -1,0 +1,172 @@
+"""The administration's routes, on a listener of their own: weights, draining, keys, and what people may ask of us."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import Field, StringConstraints
+
+from journeyman.errors import UnknownName
+from journeyman.serve.access import Admin, Served
+from journeyman.serve.errors import ApiError
+from journeyman.serve.keys import Scope
+from journeyman.serve.openai import Shape
+from journeyman.serve.replies import Reply, failures
+
+
+class WeightsRequest(Shape):
+    """Which weights to serve from now on."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = Field(
+        description="A run folder, a checkpoint folder, or a name, as `journeyman serve` takes it."
+    )
+
+
+class VersionReply(Reply):
+    """Weights that were served."""
+
+    version: int
+    digest: str
+    source: str
+    since: float
+
+
+class VersionList(Reply):
+    """All of them, and which is served now."""
+
+    current: int
+    data: list[VersionReply]
+
+
+class KeyRequest(Shape):
+    """A key to be made."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    scopes: list[Scope] = Field(default_factory=lambda: list[Scope](("use", "feedback")), min_length=1)
+    per_minute: int | None = Field(None, ge=0, lt=1 << 31)
+    feedback_per_day: int | None = Field(None, ge=0, lt=1 << 31)
+
+
+class KeyReply(Reply):
+    """A key, less its secret."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    created: float
+    revoked: float | None
+    per_minute: int | None
+    feedback_per_day: int | None
+
+
+class NewKey(KeyReply):
+    """A new key, with its text: it cannot be had again."""
+
+    key: str
+
+
+class KeyList(Reply):
+    """All keys there ever were."""
+
+    data: list[KeyReply]
+
+
+class EraseRequest(Shape):
+    """Whose episodes to erase, or which, or those older than a time (Unix seconds)."""
+
+    user: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+    episodes: list[Annotated[str, StringConstraints(max_length=500)]] = Field(default_factory=list[str])
+    before: float | None = None
+    why: str = Field("", max_length=500, description="Kept with the fact; no personal data.")
+
+
+class Erased(Reply):
+    """How many episodes are gone."""
+
+    erased: int
+
+
+class Drained(Reply):
+    """That no new work is taken any more."""
+
+    draining: bool
+    outstanding: int
+
+
+router = APIRouter(prefix="/admin", responses=failures())
+
+
+@router.get("/weights", response_model=VersionList)
+async def weights(d: Served, who: Admin) -> dict[str, Any]:
+    """Which weights were served, and which are now."""
+    return {"current": d.version.number, "data": [shown(version) for version in d.versions.all]}
+
+
+@router.post("/weights", response_model=VersionReply)
+async def replace(body: WeightsRequest, d: Served, who: Admin) -> dict[str, Any]:
+    """Serve other weights of the same shape. Replies under way go on with them; each token's version is kept."""
+    return shown(await d.replace(body.source))
+
+
+@router.post("/drain", response_model=Drained)
+async def drain(d: Served, who: Admin) -> dict[str, Any]:
+    """Take no new work; what is under way is finished. `DELETE` takes it back."""
+    d.draining = True
+    return {"draining": True, "outstanding": d.gateway.outstanding}
+
+
+@router.delete("/drain", response_model=Drained)
+async def resume(d: Served, who: Admin) -> dict[str, Any]:
+    """Take new work again."""
+    d.draining = False
+    return {"draining": False, "outstanding": d.gateway.outstanding}
+
+
+@router.get("/keys", response_model=KeyList)
+async def keys(d: Served, who: Admin) -> dict[str, Any]:
+    """All keys, less their secrets."""
+    return {"data": [key.public() for key in await asyncio.to_thread(d.keys.all)]}
+
+
+@router.post("/keys", response_model=NewKey, status_code=201)
+async def add(body: KeyRequest, d: Served, who: Admin) -> dict[str, Any]:
+    """Make a key. Its text is in the answer, and nowhere else."""
+    key, text = await asyncio.to_thread(
+        d.keys.add,
+        body.name,
+        tuple(body.scopes),
+        per_minute=body.per_minute,
+        feedback_per_day=body.feedback_per_day,
+    )
+    return {**key.public(), "key": text}
+
+
+@router.delete("/keys/{id}", response_model=KeyReply, responses=failures(404))
+async def revoke(id: str, d: Served, who: Admin) -> dict[str, Any]:
+    """Let a key hold no longer."""
+    try:
+        return (await asyncio.to_thread(d.keys.revoke, id)).public()
+    except UnknownName as error:
+        raise ApiError(404, error.mistake, "not_found") from error
+
+
+@router.post("/erase", response_model=Erased, responses=failures(503))
+async def erase(body: EraseRequest, d: Served, who: Admin) -> dict[str, Any]:
+    """Erase a user's episodes, or some by id or age. The hash chain still verifies."""
+    erase = d.store.erase
+    count = await asyncio.to_thread(
+        lambda: erase(user=body.user, episodes=body.episodes, before=body.before, why=body.why)
+    )
+    return {"erased": count}
+
+
+def shown(version: Any) -> dict[str, Any]:
+    """A version for JSON."""
+    return {
+        "version": version.number,
+        "digest": version.digest,
+        "source": version.source,
+        "since": version.since,
+    }

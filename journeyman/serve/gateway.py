@@ -1,0 +1,469 @@
+"""From a request that is understood to its answers: sampled, judged, kept, then told.
+
+An answer is told only when its turn is on the disk. Of a stream that is its end: what was said before is in the
+client's hands already. Should the disk refuse, the request fails, and no new one is taken until it accepts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from journeyman.engine.base import Sampling
+from journeyman.errors import JourneymanError, StoreError, StoreUnavailable
+from journeyman.experience.ids import uuid7
+from journeyman.experience.records import Finish as Kept
+from journeyman.experience.records import ServedTurn, VersionSpan
+from journeyman.experience.store import Store
+from journeyman.search.strategies import SearchConfig
+from journeyman.serve.config import ServeConfig
+from journeyman.serve.episodes import Episode, Joint, Place, Turn, onward
+from journeyman.serve.errors import ApiError, from_ours
+from journeyman.serve.metrics import Metrics
+from journeyman.serve.openai import ChatMessage
+from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Service, Started, sampled
+from journeyman.serve.talk import Listener, Teller
+from journeyman.serve.think import Stopped, Thought, think
+from journeyman.serve.tools import Said
+
+USUAL = 64.0
+"""Tokens of a reply, before there was one."""
+RECHECK, CHECK = 1.0, 15.0
+"""Seconds between trials of the store, while it does not take anything and while it does."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One answer that a request wants.
+
+    Attributes:
+        index: its number among the request's choices.
+        episode, place: where it goes on.
+        history: all tokens before it; the first `held` of them are those of the turn before.
+        sampling, seed, reseed: how; see :class:`Order`.
+        listener: how the reply is read.
+        trail: stands for all messages before it; None for bare text.
+        text: all text before it, where it was bare text.
+        must_call: whether an answer without a tool call is none.
+        threshold: of V, below which it is withheld.
+        search: how long to think.
+        streamed: whether to tell it while it grows.
+        record: what is kept of the request, beside what is known here.
+    """
+
+    index: int
+    episode: Episode
+    place: Place
+    history: History
+    held: int
+    sampling: Sampling
+    seed: int
+    reseed: bool
+    listener: Listener
+    trail: bytes | None
+    record: Mapping[str, Any]
+    text: str = ""
+    must_call: bool = False
+    threshold: float | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
+    streamed: bool = False
+
+    @property
+    def buffered(self) -> bool:
+        """Whether nothing may be shown before it is finished."""
+        return self.threshold is not None or self.search.think > 1
+
+
+@dataclass(frozen=True)
+class Delta:
+    """More of an answer: text that can be shown, and the tokens that were sampled since."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished answer, which is on the disk.
+
+    Attributes:
+        ask: what it answers.
+        turn: its id.
+        message: as the client gets it.
+        said: the reply taken apart.
+        unsure: whether it was withheld.
+        finished: the reply itself.
+        rest: text that a stream has not shown yet.
+        cached: tokens of its history that were not read again.
+        thought: what a search has spent.
+    """
+
+    ask: Ask
+    turn: str
+    message: Mapping[str, Any]
+    said: Said
+    unsure: bool
+    finished: Finished
+    rest: str
+    cached: int
+    thought: Thought | None
+
+    @property
+    def joint(self) -> Joint:
+        """How it follows what was there."""
+        return self.ask.place.joint
+
+    @property
+    def finish(self) -> str:
+        """OpenAI's `finish_reason`."""
+        if self.said.calls and not self.unsure:
+            return "tool_calls"
+        return "stop" if self.finished.finish == "stop" else "length"
+
+
+@dataclass
+class _Running:
+    """An ask under way."""
+
+    ask: Ask
+    turn: str
+    teller: Teller
+    since: float
+    asked: Asked | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    started: bool = False
+    cached: int = 0
+    thought: Thought | None = None
+
+
+class Gateway:
+    """Answers requests. Used from one event loop."""
+
+    def __init__(self, service: Service, store: Store, metrics: Metrics, config: ServeConfig) -> None:
+        self.service, self.store, self.metrics, self.config = service, store, metrics, config
+        self.outstanding = 0
+        """Answers that were asked for and are not there yet."""
+        self.usual = USUAL
+        self._unkept: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def keeping(self) -> bool:
+        """Whether the last thing to be kept was."""
+        return self._unkept is None
+
+    async def admit(self, answers: int) -> None:
+        """Whether so many answers more can be given.
+
+        Raises:
+            ApiError: 429, there are too many already; 503, what they say could not be kept.
+        """
+        self._check_room(answers)
+        if self._unkept is not None and time.monotonic() - self._unkept > RECHECK:
+            await self.check()
+        if not self.keeping:
+            raise ApiError(
+                503, "experience cannot be written now, so no new work is taken", "store_unavailable", retry_after=5
+            )
+
+    def _check_room(self, answers: int) -> None:
+        if self.outstanding + answers > self.service.engine.slots + self.config.queue:
+            raise ApiError(429, "the server is busy: too many requests wait already", "queue_full", retry_after=2)
+
+    async def check(self) -> None:
+        """Try whether the store takes something."""
+        tried = time.monotonic()
+        if self._unkept is not None:
+            self._unkept = tried  # others need not try meanwhile
+        try:
+            await asyncio.to_thread(self.store.probe)
+            self._unkept = None
+        except StoreError:
+            self._unkept = tried
+
+    async def keep_checking(self) -> None:
+        """A disk that fills up is noticed before an answer is lost to it."""
+        while True:
+            await asyncio.sleep(CHECK)
+            await self.check()
+
+    async def answers(self, asks: Sequence[Ask]) -> AsyncGenerator[Started | Delta | Answer]:
+        """Answer them all: when the first has begun a `Started`, then pieces as they come, and each answer when it is
+        kept.
+
+        Whoever stops listening frees the slots; what was said until then is kept.
+
+        Raises:
+            ApiError: one did not begin in time, the engine failed, or an answer could not be kept.
+        """
+        self._check_room(len(asks))
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
+
+        def hear(index: int, event: Event) -> None:
+            with suppress(RuntimeError):  # the loop is gone
+                loop.call_soon_threadsafe(events.put_nowait, (index, event))
+
+        running = {ask.index: self._begin(ask, hear) for ask in asks}
+        self.outstanding += len(asks)
+        waiting = set(running)
+        deadline = loop.time() + self.config.queue_seconds
+        try:
+            while running:
+                index, event = await _next(events, deadline if waiting else None)
+                if isinstance(event, Failed):
+                    del running[index]
+                    self.outstanding -= 1
+                    raise _failure(event.error)
+                if len(waiting) == len(asks):
+                    yield Started(0)
+                waiting.discard(index)
+                one = running[index]
+                if isinstance(event, Started):
+                    one.cached = event.cached
+                elif isinstance(event, Progress):
+                    yield self._progress(one, event)
+                else:
+                    del running[index]
+                    self.outstanding -= 1
+                    yield await self._finished(one, event)
+        finally:
+            self.outstanding -= len(running)
+            if running:
+                self._leave(running, events)
+
+    # -- one answer -------------------------------------------------------------------------------------
+
+    def _begin(self, ask: Ask, hear: Any) -> _Running:
+        one = _Running(ask, uuid7(), Teller(ask.listener), time.time())
+        after = ask.place.turn
+        order = Order(
+            history=ask.history,
+            sampling=ask.sampling,
+            seed=ask.seed,
+            reseed=ask.reseed,
+            after=after.id if after is not None and ask.held else None,
+            held=ask.held,
+            keep=one.turn,
+            streamed=ask.streamed and not ask.buffered,
+            seconds=self.config.reply_seconds,
+        )
+        if ask.search.think > 1:
+            self._spawn(self._think(one, order, hear))
+        else:
+            one.asked = self.service.ask(order, lambda event: hear(ask.index, event))
+        return one
+
+    async def _think(self, one: _Running, order: Order, hear: Any) -> None:
+        ask, seats = one.ask, one.ask.search.slots
+        loan = self.service.borrow(seats)
+        try:
+            await asyncio.wrap_future(loan)
+            hear(ask.index, Started(0))
+            timer = asyncio.get_running_loop().call_later(self.config.reply_seconds, one.stop.set)
+            one.thought = await asyncio.to_thread(
+                think, self.service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
+            )
+            timer.cancel()
+            hear(ask.index, one.thought.finished)
+        except Exception as error:
+            hear(ask.index, Failed(error))
+        finally:
+            if loan.done() and not loan.cancelled() and loan.exception() is None:
+                self.service.give_back(seats)
+
+    def _progress(self, one: _Running, event: Progress) -> Delta:
+        if not one.started:
+            one.started = True
+            self.metrics.first_token.observe(time.time() - one.since)
+        text = one.teller.feed(event.tokens)
+        return Delta(one.ask.index, text, event.tokens, event.logprobs)
+
+    async def _finished(self, one: _Running, finished: Finished) -> Answer:
+        """Read the reply, keep its turn, and let the episode go on from it.
+
+        Raises:
+            ApiError: it could not be kept, or is not what was asked for.
+        """
+        ask = one.ask
+        if not one.started:
+            self.metrics.first_token.observe(time.time() - one.since)
+        said = ask.listener.read(finished.tokens)
+        unsure = ask.threshold is not None and finished.value is not None and finished.value < ask.threshold
+        message = _message(said, finished.value, ask.threshold if unsure else None, one.turn)
+        kept = _kept(finished, said, unsure)
+        await self.keep(self._turn(one, finished, message, kept))
+        self._count(finished, kept)
+        if finished.finish != "cancelled":
+            self._join(one, finished, message)
+        if ask.must_call and not said.calls and not unsure:
+            raise ApiError(422, "the model did not call a tool as it was told to", "tool_choice_unmet")
+        rest = one.teller.rest(said)
+        return Answer(ask, one.turn, message, said, unsure, finished, rest, one.cached, one.thought)
+
+    def _turn(self, one: _Running, finished: Finished, message: Mapping[str, Any], kept: Kept) -> ServedTurn:
+        ask = one.ask
+        after = ask.place.turn or (ask.episode.last if ask.place.joint == "rewritten" else None)
+        return ServedTurn(
+            id=one.turn,
+            episode=ask.episode.id,
+            prompt=ask.history.tokens,
+            completion=np.asarray(finished.tokens, np.int32),
+            logprobs=np.asarray(finished.logprobs, np.float32),
+            values=finished.values,
+            spans=_spans(finished),
+            finish=kept,
+            started=one.since,
+            ended=time.time(),
+            after=None if after is None else after.id,
+            choice=ask.index,
+            reply=message,
+            temperature=ask.sampling.temperature,
+            **ask.record,
+        )
+
+    def _join(self, one: _Running, finished: Finished, message: Mapping[str, Any]) -> None:
+        """Let the episode know its new turn."""
+        ask, after = one.ask, one.ask.place.turn
+        new = ask.history.then(sampled(finished.tokens, finished.logprobs))
+        if after is not None and ask.held:
+            new = History(new.tokens[ask.held :], new.mask[ask.held :], new.logprobs[ask.held :])
+        else:
+            after = None
+        text = ""
+        if ask.trail is not None:
+            trail = onward(ask.trail, ChatMessage.model_validate(message))
+        else:
+            text, trail = ask.text + str(message["content"]), one.turn.encode()
+        ask.episode.add(Turn(one.turn, after, trail, new, text))
+
+    async def keep(self, turn: ServedTurn) -> None:
+        """Wait until a turn is on the disk.
+
+        Raises:
+            ApiError: 503, it cannot be written now; 410, its episode was erased.
+        """
+        try:
+            await asyncio.wrap_future(self.store.record([turn]))
+        except JourneymanError as error:
+            if isinstance(error, StoreUnavailable):
+                self._unkept = time.monotonic()
+            self.metrics.unkept.inc()
+            raise from_ours(error) from error
+
+    def _count(self, finished: Finished, kept: Kept) -> None:
+        made = len(finished.tokens)
+        self.usual += (made - self.usual) / 32
+        self.metrics.tokens.labels("prompt").inc(len(finished.values) - made)
+        self.metrics.tokens.labels("completion").inc(made)
+        self.metrics.finishes.labels(kept).inc()
+        if finished.value is not None:
+            self.metrics.value.observe(finished.value)
+
+    # -- those who went away ----------------------------------------------------------------------------
+
+    def _leave(self, running: Mapping[int, _Running], events: asyncio.Queue[tuple[int, Event]]) -> None:
+        """Nobody listens any more: free the slots, and keep what was said."""
+        for one in running.values():
+            one.stop.set()
+            if one.asked is not None:
+                self.service.cancel(one.asked)
+        self._spawn(self._keep_rest(dict(running), events))
+
+    async def _keep_rest(self, running: dict[int, _Running], events: asyncio.Queue[tuple[int, Event]]) -> None:
+        with suppress(ApiError, TimeoutError):
+            while running:
+                index, event = await asyncio.wait_for(events.get(), 60)
+                if isinstance(event, Failed):
+                    running.pop(index, None)
+                elif isinstance(event, Finished):
+                    one = running.pop(index)
+                    if event.tokens:
+                        await self._finished(one, event)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait for what is still being kept."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+
+async def _next(events: asyncio.Queue[tuple[int, Event]], deadline: float | None) -> tuple[int, Event]:
+    """The next event; with a deadline, an error once it is over."""
+    if deadline is None or not events.empty():
+        return await events.get()
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await events.get()
+    except TimeoutError:
+        raise ApiError(429, "the server is busy: no slot became free in time", "queue_timeout", retry_after=5) from None
+
+
+def _failure(error: Exception) -> ApiError:
+    if isinstance(error, Stopped):
+        return ApiError(422, "so much thought takes longer than a reply may: think less", "think_timeout")
+    if isinstance(error, JourneymanError):
+        found = from_ours(error)
+        return found if found.status < 500 else ApiError(500, found.message, "engine_failed")
+    return ApiError(500, f"the engine failed: {type(error).__name__}", "engine_failed")
+
+
+def _message(said: Said, value: float | None, threshold: float | None, turn: str) -> dict[str, Any]:
+    """The reply as a message; with a threshold, the admission that it is unsure."""
+    if threshold is not None:
+        refusal = (
+            f"I am unsure: I expect my answer to be right with a chance of {value:.2f}, asked for {threshold:.2f}."
+        )
+        return {"role": "assistant", "content": None, "refusal": refusal}
+    message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
+    if said.calls:
+        message["content"] = said.content or None
+        message["tool_calls"] = [
+            {
+                "id": f"call_{turn.replace('-', '')[-20:]}{number:02d}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for number, call in enumerate(said.calls)
+        ]
+    return message
+
+
+def _kept(finished: Finished, said: Said, unsure: bool) -> Kept:
+    """How the store says that it ended."""
+    if unsure:
+        return "abstained"
+    if finished.finish == "stop":
+        return "tool_calls" if said.calls else "stop"
+    return "length" if finished.finish == "context" else finished.finish
+
+
+def _spans(finished: Finished) -> tuple[VersionSpan, ...]:
+    """Which version made which tokens. One model is served, so each was assigned for certain."""
+    starts = [*(start for _, start in finished.versions), len(finished.tokens)]
+    versions = [version for version, _ in finished.versions]
+    return tuple(
+        VersionSpan(version, start, stop)
+        for version, start, stop in zip(versions, starts, starts[1:], strict=False)
+        if stop > start
+    )
+
+
+def drawn_seed(seed: int | None, index: int) -> int:
+    """The seed of a choice: from the client's, or drawn."""
+    if seed is None:
+        return secrets.randbits(63)
+    return (seed + index * 0x9E3779B97F4A7C15) & ((1 << 63) - 1)

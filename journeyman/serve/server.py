@@ -1,0 +1,143 @@
+"""The server as a process: two listeners, one deployment, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from journeyman.errors import UsageError
+from journeyman.serve.app import administration, api
+from journeyman.serve.config import ServeConfig, is_loopback
+from journeyman.serve.deployment import Deployment
+from journeyman.serve.http import PatientProtocol
+from journeyman.serve.keys import Keys, folder_of
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the server listens."""
+
+    api: str
+    admin: str
+
+
+def serve(source: str, config: ServeConfig, ready: Callable[[Deployment, Addresses], None]) -> None:
+    """Serve a model until SIGTERM or SIGINT.
+
+    Args:
+        ready: called when it listens.
+
+    Raises:
+        UsageError: nobody may be let in like that, or a port is taken. CheckpointError, StoreError: as they say.
+    """
+    check_open(config, len(Keys(folder_of(source) / "keys.json")))
+    with listen(config.host, config.port) as listener, listen(config.admin_host, config.admin_port) as admin:
+        deployment = Deployment.open(source, config)
+        asyncio.run(run(deployment, listener, admin, lambda addresses: ready(deployment, addresses), until_signalled))
+
+
+def check_open(config: ServeConfig, keys: int) -> None:
+    """Refuse to let everybody in by mistake.
+
+    Raises:
+        UsageError: the address is no loopback and there is no key.
+    """
+    if not is_loopback(config.host) and not keys and not config.open:
+        raise UsageError(
+            f"serve: {config.host} can be reached from elsewhere, and there is no API key",
+            reason="everybody could use the model, and say what its answers were worth",
+            fix="make a key (journeyman keys RUN --add NAME), or let everybody in with --open",
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UsageError: the address is not ours, or taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UsageError(
+            f"serve: cannot listen on {host}:{port}", reason=str(error), fix="choose another with --port, --admin-port"
+        ) from error
+
+
+async def until_signalled() -> None:
+    """Until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()
+
+
+async def run(
+    d: Deployment,
+    listener: socket.socket,
+    admin: socket.socket,
+    ready: Callable[[Addresses], None],
+    until: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Serve until then; take no new work any more, finish what is under way, and let go of everything."""
+    servers = [_server(d, api(d)), _server(d, administration(d))]
+    tasks = [
+        asyncio.ensure_future(server.serve(sockets=[one]))
+        for server, one in zip(servers, (listener, admin), strict=True)
+    ]
+    ended, checking = asyncio.ensure_future(until()), asyncio.ensure_future(d.gateway.keep_checking())
+    try:
+        while not all(server.started for server in servers):
+            await asyncio.sleep(0.01)
+        ready(Addresses(_url(listener), _url(admin)))
+        await asyncio.wait({ended, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        d.draining = True
+        d.log.write("draining", outstanding=d.gateway.outstanding)
+        for server in servers:
+            server.should_exit = True
+        ended.cancel()
+        checking.cancel()
+        await asyncio.gather(*tasks, ended, checking, return_exceptions=True)
+        await d.close()
+        d.log.write("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, less its signals: :func:`run` has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+def _server(d: Deployment, app: Any) -> _Server:
+    c = d.config
+    patience = type("Patience", (PatientProtocol,), {"patience": c.request_seconds})
+    return _Server(
+        uvicorn.Config(
+            app,
+            http=patience,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=c.connections,
+            timeout_graceful_shutdown=max(round(c.drain_seconds), 1),
+        )
+    )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
