@@ -174,6 +174,8 @@ class NativeEngine(Engine):
             self.owner[entry.slot] = -1
             self.cache.release(entry.slot)
             self.free.append(entry.slot)
+            if len(self.free) == self.slots:  # begin anew: the order in which replies end must not follow from the past
+                self.free.sort(reverse=True)
         elif entry.busy:
             self.line.remove(sequence)
         while self.line and self.free:

@@ -106,6 +106,24 @@ def test_a_sequence_does_not_depend_on_its_neighbours() -> None:
     assert seen == 9
 
 
+def test_replies_end_in_the_same_order_whatever_went_before() -> None:
+    """What arrives together is scored together, and sums in another order round otherwise: a resumed run would differ."""
+    engine = NativeEngine(make_model(), slots=4)
+
+    def ended() -> list[int]:
+        opened = [engine.open(seed=n) for n in range(4)]
+        for sequence in opened:
+            engine.submit(sequence, [7, 8], Sampling(max_tokens=2))
+        found: list[int] = []
+        while len(found) < 4:
+            found += [opened.index(reply.sequence) for reply in engine.step()]
+        for n in (2, 0, 3, 1):
+            engine.close(opened[n])
+        return found
+
+    assert ended() == ended()
+
+
 def test_a_fork_continues_as_the_original_would() -> None:
     model = make_model(kv_heads=2)
     engine = NativeEngine(model, slots=4)

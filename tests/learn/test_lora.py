@@ -15,6 +15,7 @@ from journeyman import ExamConfig, LearnConfig, LoRAConfig, SchoolConfig, ValueC
 from journeyman.engine.base import Sampling
 from journeyman.engine.native import NativeEngine
 from journeyman.learn.batch import collate
+from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig
 from journeyman.learn.optimizer import OptimizerConfig
@@ -138,6 +139,7 @@ CONFIG = LearnConfig(
     steps=4,
     tasks=4,
     repeats=4,
+    credit=CreditConfig(rule="gae"),
     school=SchoolConfig(demonstrations=20, updates=10),
     exam=ExamConfig(tasks=4, splits=("test",)),
     checkpoint_every=2,
