@@ -14,6 +14,7 @@ BENCH ?= $(filter-out bench/common.py bench/peers.py bench/__init__.py,$(wildcar
 BIN := .venv/bin
 READY := .venv/.ready
 SMOLLM := .venv/.smollm
+CLIENTS := .venv/.clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
@@ -37,7 +38,7 @@ demo-llm: $(READY) $(SMOLLM)
 test: $(READY)
 	@$(PYTEST) -m 'not slow' $(TESTS)
 
-test-all: $(READY)
+test-all: $(READY) $(CLIENTS)
 	@$(PYTEST) --durations 10 $(TESTS)
 
 check: $(READY)
@@ -64,6 +65,10 @@ $(READY): pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) "$$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)")
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(CLIENTS): $(READY)
+	@$(PIP) --editable '.[clients]'
 	@touch $@
 
 # The weights are a package; what it depends on compiles for minutes and is not needed to read them.

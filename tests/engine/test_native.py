@@ -107,7 +107,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_replies_end_in_the_same_order_whatever_went_before() -> None:
-    """What arrives together is scored together, and sums in another order round otherwise: a resumed run would differ."""
+    """What arrives together is scored together, and sums in another order round otherwise: a resumed run differed."""
     engine = NativeEngine(make_model(), slots=4)
 
     def ended() -> list[int]:
