@@ -44,15 +44,13 @@ class Subject:
     spec: str
     budget: int
     """Episodes of one run."""
-    updates: int
-    """Of the policy in each step."""
 
 
 ASKING = AskingConfig(enough=0.9, advance=100)
 """Nobody is led whose V says that it is not needed, and the budget of the whole run is there from the start."""
 JOBS: Mapping[str, Subject] = {
-    "hops": Subject("hops,min_hops=4,max_hops=6", 4096, 2),
-    "maze": Subject("maze,size=5,max_turns=30", 1536, 8),
+    "hops": Subject("hops,min_hops=4,max_hops=6", 4096),
+    "maze": Subject("maze,size=5,max_turns=30", 1536),
 }
 HEADLINE = "hops"
 """The apprentice has seen chains of two and three, and solves 2% of these: there is next to nothing to learn from."""
@@ -74,9 +72,7 @@ def arm_name(budget: float, whom: str = "v") -> str:
 def configured(subject: Subject, asking: AskingConfig | None, seed: int, quick: bool) -> LearnConfig:
     """A run of that arm; one that is fully taught goes to school and is examined, and no more."""
     budget = 384 if quick else subject.budget
-    config = learning(
-        subject.spec, seed, budget, exam_every=budget // 2, attempts=1 if quick else ATTEMPTS, updates=subject.updates
-    )
+    config = learning(subject.spec, seed, budget, exam_every=budget // 2, attempts=1 if quick else ATTEMPTS)
     if asking is None:
         return replace(config, steps=0, school=replace(SCHOOL, updates=20) if quick else SCHOOL)
     return replace(config, asking=asking)

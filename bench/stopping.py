@@ -30,8 +30,9 @@ import torch
 
 from bench.common import FOLDER, Results, parser
 from bench.efficiency.stats import Curve
-from bench.uses.runs import CACHE, CREDIT, STEP, learning, played
+from bench.uses.runs import CACHE, learning, played
 from bench.value_quality import play
+from journeyman.config import TURNS as CREDIT
 from journeyman.jobs import resolve
 from journeyman.learn.credit import lambda_returns
 from journeyman.learn.learner import Learner, UpdateConfig
@@ -45,9 +46,11 @@ JOBS: Mapping[str, str] = {"maze": "maze,size=5,max_turns=30", "maze_patient": "
 HEADLINE = "maze_patient"
 STOPPING = StoppingConfig(every=3, hopeless=0.15)
 NEVER = StoppingConfig()
-BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
+BUDGET, EXAM_EVERY, ATTEMPTS = 4096, 512, 2
 EPISODES = 512
 """Of the fixed policy, that V learns from, and as many that it judges."""
+STEP = 128
+"""Of these, at a time."""
 COINS = 400
 """Throws that the bias is averaged over."""
 

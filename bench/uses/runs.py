@@ -1,8 +1,7 @@
 """Learning runs that are played once: a run that was interrupted is continued, and one that is finished is read.
 
-All use the settings that needed the fewest attempts in the maze (docs/LOG.md, "what V's credit is worth in the maze"),
-but for the policy's replay, which takes three times as long: one episode of each of 128 tasks a step, V of the
-discounted return by TD(0.7) targets, a short lambda, and several updates from each step's episodes.
+All use what Journeyman settles by itself for jobs of several turns (docs/value.md), with the optimizer's settings that
+the comparison's V plays with by default (bench/efficiency/methods.py).
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ from bench.efficiency.runs import read_curve
 from bench.efficiency.stats import Curve
 from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
-from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.loop import learn
 from journeyman.run import read_lines, write_atomically
 
-STEP = 128
+STEP = 32
 """Episodes of one step."""
-CREDIT = CreditConfig(rule="gae", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
 CACHE = Path.home() / ".cache" / "journeyman-bench"
 
 
@@ -42,13 +40,12 @@ class Played:
     taught: float
 
 
-def learning(spec: str, seed: int, budget: int, *, exam_every: int, attempts: int, updates: int = 8) -> LearnConfig:
+def learning(spec: str, seed: int, budget: int, *, exam_every: int, attempts: int) -> LearnConfig:
     """A run of so many trajectories from the apprentice.
 
     Args:
         exam_every: trajectories between exams on held-out tasks.
         attempts: episodes of each of (at most) 200 tasks in an exam.
-        updates: of the policy in each step.
     """
     return LearnConfig(
         jobs=(spec,),
@@ -57,11 +54,14 @@ def learning(spec: str, seed: int, budget: int, *, exam_every: int, attempts: in
         tasks=STEP,
         repeats=1,
         seed=seed,
-        credit=CREDIT,
-        update=UpdateConfig(minibatches=updates),
-        value_warmup=2,
+        update=UpdateConfig(
+            policy=OptimizerConfig(learning_rate=2.5e-4, warmup=10),
+            critic=OptimizerConfig(learning_rate=1e-3),
+            minibatches=4,
+        ),
         exam=ExamConfig(tasks=200, attempts=attempts, splits=("test",)),
         exam_every=exam_every // STEP,
+        checkpoint_every=32,
         threads=1,
     )
 

@@ -110,5 +110,5 @@ def test_a_pair_differs_in_stopping_alone(tmp_path: Path) -> None:
     with patch.object(stopping, "played", return_value=run(0.5)) as play:
         stopping.pair("maze_patient", 0, options)
     full, stopped = (call.args[0] for call in play.call_args_list)
-    assert full.steps == stopped.steps == 3
+    assert full.steps == stopped.steps == 12
     assert not full.stopping.every and replace(stopped, stopping=full.stopping) == full
