@@ -353,7 +353,8 @@ class Gateway:
             ApiError: 503, it cannot be written now; 410, its episode was erased.
         """
         try:
-            await asyncio.wrap_future(self.store.record([turn]))
+            # who goes away while it waits for the disk does not take the turn along
+            await asyncio.shield(asyncio.wrap_future(self.store.record([turn])))
         except JourneymanError as error:
             if isinstance(error, StoreUnavailable):
                 self._unkept = time.monotonic()
