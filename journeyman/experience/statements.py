@@ -11,6 +11,8 @@ _ABOUT = LOG.join(MENTIONS, MENTIONS.c.number == LOG.c.number)
 
 LAST_ENTRY = select(LOG.c.number, LOG.c.chain).order_by(LOG.c.number.desc()).limit(1)
 DIGEST_OF = select(LOG.c.digest).where(LOG.c.id == _ID)
+DIGESTS_OF = select(LOG.c.id, LOG.c.digest).where(LOG.c.id.in_(bindparam("ids", expanding=True)))
+EPISODES_OF = select(EPISODES.c.id).where(EPISODES.c.id.in_(bindparam("ids", expanding=True)))
 TURN_OF = select(LOG.c.record, LOG.c.columns).where(LOG.c.id == _ID)
 RECORD_OF = select(LOG.c.kind, LOG.c.record).where(LOG.c.id == _ID)
 RECORD_ONCE = select(LOG.c.kind, LOG.c.record).where(LOG.c.once == bindparam("once"))

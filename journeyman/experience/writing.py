@@ -25,7 +25,9 @@ from journeyman.experience.served_codec import decode_feedback, encode_feedback,
 from journeyman.experience.statements import (
     CHANGED_EPISODE,
     DIGEST_OF,
+    DIGESTS_OF,
     EPISODE_OF,
+    EPISODES_OF,
     NEW_EPISODE,
     NEW_VERSION,
     RECORD_OF,
@@ -61,14 +63,15 @@ class RecentTurns:
 
 def add(connection: Connection, trajectories: Sequence[Trajectory]) -> None:
     """Keep whole trajectories of the learning loop."""
+    pages = [{"ids": page} for page in _pages([t.id for t in trajectories])]
+    there = {row.id: row.digest for page in pages for row in connection.execute(DIGESTS_OF, page)}
     entries: list[Entry] = []
     fresh: list[Trajectory] = []
     for t in trajectories:
         record, columns, content = encode(t)
-        there = _digest_of(connection, t.id)
-        if there == content:
+        if there.get(t.id) == content:
             continue
-        if there is not None:
+        if t.id in there:
             raise StoreConflict(
                 f"the episode {t.id} is kept already, with other content",
                 reason="experience is append-only",
@@ -77,26 +80,35 @@ def add(connection: Connection, trajectories: Sequence[Trajectory]) -> None:
         entries.append(Entry("trajectory", t.id, record, columns, (t.id,)))
         fresh.append(t)
     first, now = append(connection, entries), time.time()
-    for number, t in enumerate(fresh, first):
-        row = _index_row(connection, t.id)
-        values = {
-            "first": number,
-            "last": number,
-            "origin": "learning",
-            "job": t.task.job,
-            "split": t.task.split,
-            "task_index": t.task.index,
-            "step": t.step,
-            "ending": t.outcome.ending.value,
-            "reward": t.outcome.reward,
-            "value": _number(t.values[-1]) if len(t) else None,
-            "taught": sum(turn.by == "teacher" for turn in t.turns),
-            "turns": len(t.turns),
-            "started": now,
-            "updated": now,
-        }
-        _put(connection, t.id, values, new=row is None)
-        _made_by(connection, t.id, {t.policy_version}, new=row is None)
+    rows = [{"id": t.id, **_row(t, number, now)} for number, t in enumerate(fresh, first)]
+    known = {id for page in pages for id in connection.execute(EPISODES_OF, page).scalars()}  # feedback came first
+    if new := [row for row in rows if row["id"] not in known]:
+        connection.execute(NEW_EPISODE, new)
+    for row in rows:
+        if row["id"] in known:
+            connection.execute(CHANGED_EPISODE, {"of": row.pop("id"), **row})
+    if fresh:
+        connection.execute(NEW_VERSION, [{"episode": t.id, "version": t.policy_version} for t in fresh])
+
+
+def _row(t: Trajectory, number: int, now: float) -> dict[str, Any]:
+    """A trajectory of the learning loop in the index."""
+    return {
+        "first": number,
+        "last": number,
+        "origin": "learning",
+        "job": t.task.job,
+        "split": t.task.split,
+        "task_index": t.task.index,
+        "step": t.step,
+        "ending": t.outcome.ending.value,
+        "reward": t.outcome.reward,
+        "value": _number(t.values[-1]) if len(t) else None,
+        "taught": sum(turn.by == "teacher" for turn in t.turns),
+        "turns": len(t.turns),
+        "started": now,
+        "updated": now,
+    }
 
 
 def record(connection: Connection, turns: Sequence[ServedTurn], recent: RecentTurns) -> None:
