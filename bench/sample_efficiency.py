@@ -45,7 +45,7 @@ TUNING_SHARE = 2
 """A trial gets the budget divided by this."""
 SAME: Settings = {"learning_rate": 2.5e-4, "tasks": 16, "minibatches": 1}
 """Of --check: one update on each step's episodes, for both."""
-QUICK_JOBS, QUICK_METHODS, QUICK_BUDGET = ("maze", "countdown"), ("grpo", "value"), 3072
+QUICK_JOBS, QUICK_METHODS, QUICK_BUDGET = ("maze", "countdown"), ("grpo", "value"), 6144
 
 
 def place_of(order: Order, work: Path) -> Path:
