@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bench.common import FOLDER, Results, interval, parser
-from bench.uses.runs import CACHE, Played, learning, played
+from bench.common import FOLDER, Results, interval
+from bench.uses.runs import Played, asked_for, learning, played
 from journeyman.config import LearnConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.rollout.asking import AskingConfig
@@ -164,13 +164,7 @@ def play(job: str, options: argparse.Namespace) -> Runs:
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.set_defaults(seeds=[0, 1, 2])
-    options.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    options.add_argument("--cache", type=Path, default=CACHE, help="where runs under way and finished are kept")
-    chosen = options.parse_args()
-    if chosen.quick:
-        chosen.jobs, chosen.seeds = [HEADLINE], chosen.seeds[:1]
+    chosen = asked_for(__doc__, JOBS, HEADLINE)
     results = Results("asking", seeds=chosen.seeds, quick=chosen.quick)
     found: dict[str, Runs] = {}
     for job in chosen.jobs:

@@ -30,8 +30,9 @@ import torch
 
 from bench.common import FOLDER, Results, parser
 from bench.decisive import CHOICES, RIGHT, STOP, Chain, Quit
+from bench.value_quality import STEP, lessons
 from journeyman.engine.native import NativeEngine
-from journeyman.learn.credit import CreditConfig, assign, foresight, lambda_returns, trust
+from journeyman.learn.credit import CreditConfig, assign, foresight, trust
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.monte_carlo import estimates, sharpened
 from journeyman.learn.optimizer import OptimizerConfig
@@ -47,7 +48,7 @@ from journeyman.types import FloatArray, Trajectory
 JOBS: Mapping[str, Chain] = {"chain": Chain(), "quit": Quit()}
 MARKS = (128, 256, 512, 1024)
 """Episodes V has learned from when it is asked."""
-STEP, REPEATS, ASKED = 128, 8, 256
+REPEATS, ASKED = 8, 256
 UPDATING = UpdateConfig(value_epochs=4, value_minibatches=32, critic=OptimizerConfig(learning_rate=5e-4))
 """Many small updates of V: with the default of one pass in eight parts at twice the rate it is still blind after 2,000
 episodes. A model from scratch first has to find out how to look back at what was said."""
@@ -56,10 +57,10 @@ STOPS = 0.12
 RULES: Mapping[str, CreditConfig] = {
     "grpo": CreditConfig(rule="grpo"),
     "rloo": CreditConfig(rule="rloo"),
-    **{f"gae-{lam:g}": CreditConfig(lambda_policy=lam) for lam in (0.0, 0.5, 0.9, 0.95, 1.0)},
+    **{f"gae-{lam:g}": CreditConfig(rule="gae", lambda_policy=lam) for lam in (0.0, 0.5, 0.9, 0.95, 1.0)},
     **{f"blend-{lam:g}": CreditConfig(rule="blend", lambda_policy=lam) for lam in (0.0, 0.5, 0.9)},
 }
-BRANCHED = {f"branch-{lam:g}": CreditConfig(lambda_policy=lam) for lam in (0.5, 0.9)}
+BRANCHED = {f"branch-{lam:g}": CreditConfig(rule="gae", lambda_policy=lam) for lam in (0.5, 0.9)}
 """GAE on a V corrected by branches, which take as many tokens as the asked episodes themselves."""
 SHOWN = ("rloo", "gae-1", "gae-0.9", "gae-0.5", "blend-0.5", "branch-0.5")
 
@@ -161,16 +162,13 @@ def learn_and_ask(name: str, seed: int, marks: Sequence[int], updates: int) -> l
     truth = true_advantages(job, learned, asked)
     torch.manual_seed(seed)
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UPDATING)
-    rng, history, before = np.random.default_rng(seed), list[tuple[float, float]](), list[Trajectory]()
+    history: list[tuple[float, float]] = []
     table: list[dict[str, Any]] = []
-    for start in range(0, marks[-1], STEP):
-        step = learner.score(learned[start : start + STEP])
+    for number, step in enumerate(lessons(learner, learned, np.random.default_rng(seed)), 1):
         known = foresight(step, unit="turn", bootstrap_truncated=False)
         history += [] if known is None else [known]
-        episodes, before = [*before, *step], step
-        learner.update_value(episodes, lambda_returns(episodes, unit="turn", bootstrap_truncated=False), rng)
-        if start + STEP in marks:
-            table += ask(player, learner, asked, truth, start + STEP, trust(history), seed)
+        if (count := number * STEP) in marks:
+            table += ask(player, learner, asked, truth, count, trust(history), seed)
     for row in table:
         row |= {"job": name, "seed": seed}
     ideal = judged(job, asked, [spread(t, a) for t, a in zip(asked, truth, strict=True)], truth)
@@ -197,7 +195,7 @@ def ask(
     scored = learner.score(asked)
     forks = choose(scored, BranchConfig(share=1.0))
     branches = learner.score(player.play(continuations(forks, BranchConfig().continuations, seed)))
-    corrected = sharpened(scored, estimates(forks, branches, CreditConfig()))
+    corrected = sharpened(scored, estimates(forks, branches, CreditConfig(rule="gae")))
     rows: list[dict[str, Any]] = []
     for rule, config in {**RULES, **BRANCHED}.items():
         episodes = corrected if rule in BRANCHED else scored

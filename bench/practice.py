@@ -47,6 +47,8 @@ def settings(job: str, side: str, seed: int, quick: bool) -> LearnConfig:
         jobs=(JOBS[job],),
         model="apprentice",
         steps=3 if quick else STEPS,
+        tasks=16,
+        repeats=8,
         seed=seed,
         practice=SIDES[side],
         credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.9),

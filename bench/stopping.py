@@ -28,13 +28,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.common import FOLDER, Results, parser
+from bench.common import FOLDER, Results
 from bench.efficiency.stats import Curve
-from bench.uses.runs import CACHE, learning, played
-from bench.value_quality import play
-from journeyman.config import TURNS as CREDIT
+from bench.uses.runs import asked_for, learning, played
+from bench.value_quality import lessons, play
+from journeyman.config import TURNS
 from journeyman.jobs import resolve
-from journeyman.learn.credit import lambda_returns
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.model.load import load
 from journeyman.model.value import ValueConfig
@@ -49,8 +48,6 @@ NEVER = StoppingConfig()
 BUDGET, EXAM_EVERY, ATTEMPTS = 4096, 512, 2
 EPISODES = 512
 """Of the fixed policy, that V learns from, and as many that it judges."""
-STEP = 128
-"""Of these, at a time."""
 COINS = 400
 """Throws that the bias is averaged over."""
 
@@ -102,15 +99,7 @@ def fixed_policy(spec: str, seed: int, count: int) -> tuple[float, list[Trajecto
     name = resolve(spec).name
     model = load("apprentice")
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
-    lately: list[list[Trajectory]] = []
-    learned = play(model, name, "train", count, seed)
-    for start in range(0, len(learned), STEP):
-        lately = [*lately, learner.score(learned[start : start + STEP])][-REMEMBERED:]
-        episodes = list(chain.from_iterable(lately[-2:]))
-        returns = lambda_returns(
-            episodes, gamma=CREDIT.gamma, lam=CREDIT.lambda_value, unit="turn", bootstrap_truncated=False
-        )
-        learner.update_value(episodes, returns, rng)
+    lately = list(lessons(learner, play(model, name, "train", count, seed), rng, TURNS))[-REMEMBERED:]
     below = threshold(prospects(list(chain.from_iterable(lately)), STOPPING.every), STOPPING.hopeless)
     return below, learner.score(play(model, name, "test", count, seed))
 
@@ -165,13 +154,7 @@ def draw(curves: Mapping[str, Sequence[Pair]], file: Path) -> None:
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.set_defaults(seeds=[0, 1, 2])
-    options.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
-    options.add_argument("--cache", type=Path, default=CACHE, help="where runs under way and finished are kept")
-    chosen = options.parse_args()
-    if chosen.quick:
-        chosen.jobs, chosen.seeds = [HEADLINE], chosen.seeds[:1]
+    chosen = asked_for(__doc__, JOBS, HEADLINE)
     results = Results("stopping", seeds=chosen.seeds, quick=chosen.quick)
     curves: dict[str, list[Pair]] = {job: [] for job in chosen.jobs}
     for seed in chosen.seeds:

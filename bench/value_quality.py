@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +30,7 @@ from journeyman.api import school
 from journeyman.engine.native import NativeEngine
 from journeyman.exam.calibration import early_knowledge
 from journeyman.jobs import resolve
-from journeyman.learn.credit import lambda_returns
+from journeyman.learn.credit import CreditConfig, lambda_returns
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.model.load import LoadedModel, load
@@ -43,6 +44,8 @@ STEP = 128
 MARKS = (256, 512, 1024, 2048)
 """Episodes V has learned from when it is asked."""
 ASKED = 400
+CREDIT = CreditConfig(rule="gae", unit="turn")
+"""V's targets are the outcomes."""
 REPLAY = 1
 """Earlier steps whose episodes V learns from again, as in a run."""
 
@@ -97,23 +100,28 @@ def learn_and_ask(
     test = play(model, subject.job, "test", asked, seed)
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
     table: list[dict[str, Any]] = []
-    for count in lessons(learner, learned, rng):
-        if count in marks:
+    for step, _ in enumerate(lessons(learner, learned, rng), 1):
+        if (count := step * STEP) in marks:
             report = early_knowledge(learner.score(test))
             success = float(np.mean([t.outcome.success for t in test]))
             table.append({"seed": seed, "episodes": count, "success": success, **(report or {})})
     return table
 
 
-def lessons(learner: Learner, learned: Sequence[Trajectory], rng: np.random.Generator) -> Iterator[int]:
-    """Let V learn from the episodes as in a run, step by step; how many it has learned from, after each step."""
+def lessons(
+    learner: Learner, learned: Sequence[Trajectory], rng: np.random.Generator, credit: CreditConfig = CREDIT
+) -> Iterator[list[Trajectory]]:
+    """Let V learn from the episodes as in a run; after each step its episodes, with V from before it learned them."""
     history: list[list[Trajectory]] = []
     for start in range(0, len(learned), STEP):
         fresh = learner.score(learned[start : start + STEP])
         history = [*history, fresh][-1 - REPLAY :]
-        episodes = [t for step in history for t in step]
-        learner.update_value(episodes, lambda_returns(episodes, unit="turn", bootstrap_truncated=False), rng)
-        yield start + STEP
+        episodes = list(chain.from_iterable(history))
+        targets = lambda_returns(
+            episodes, gamma=credit.gamma, lam=credit.lambda_value, unit=credit.unit, bootstrap_truncated=False
+        )
+        learner.update_value(episodes, targets, rng)
+        yield fresh
 
 
 def draw(table: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bench.efficiency.subjects import Subject
-from journeyman.config import LearnConfig
+from journeyman.config import ONE_TURN, TURNS, LearnConfig
 from journeyman.exam.exam import ExamConfig
 from journeyman.jobs import resolve
 from journeyman.learn.credit import CreditConfig
@@ -102,9 +102,8 @@ def value(base: LearnConfig, settings: Settings) -> LearnConfig:
         update=replace(base.update, critic=OptimizerConfig(learning_rate=1e-3)),
     )
     if not several:
-        return replace(learned, credit=CreditConfig(rule="blend", unit="token"))
-    credit = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
-    return replace(learned, tasks=base.tasks * base.repeats, repeats=1, credit=credit)
+        return replace(learned, credit=ONE_TURN)
+    return replace(learned, tasks=base.tasks * base.repeats, repeats=1, credit=TURNS)
 
 
 METHODS: Mapping[str, Method] = {

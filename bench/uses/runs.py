@@ -6,13 +6,16 @@ the comparison's V plays with by default (bench/efficiency/methods.py).
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import journeyman
+from bench.common import parser
 from bench.efficiency.runs import read_curve
 from bench.efficiency.stats import Curve
 from journeyman.config import LearnConfig
@@ -90,3 +93,16 @@ def _digest(config: LearnConfig) -> str:
     for source in sorted(Path(journeyman.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def asked_for(about: str | None, jobs: Mapping[str, object], headline: str) -> argparse.Namespace:
+    """The command line of a bench over these jobs: `jobs`, `seeds`, `cache` and `quick`, which plays the headline's job
+    with one seed."""
+    command = parser(about)
+    command.set_defaults(seeds=[0, 1, 2])
+    command.add_argument("--jobs", nargs="+", choices=list(jobs), default=list(jobs))
+    command.add_argument("--cache", type=Path, default=CACHE, help="where runs under way and finished are kept")
+    chosen = command.parse_args()
+    if chosen.quick:
+        chosen.jobs, chosen.seeds = [headline], chosen.seeds[:1]
+    return chosen
