@@ -64,14 +64,15 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         usable = stages.usable(episodes)
         trusted = stages.trusted(s, usable)
         metrics |= {f"{job}/value/trust": weight for job, weight in trusted.items()}
-        metrics |= stages.update_value(s, [*usable, *stages.usable(branches)], rng)
+        lived = stages.usable([*episodes, *branches])
+        metrics |= stages.update_value(s, lived, rng)
         if usable and step >= config.warmup:
             played = stages.learned_from(s, sharpened(usable, found))
             advantages = assign(played, config.credit, trusted)
             metrics |= s.learner.update_policy(played, advantages, rng)
             metrics |= stages.imitate(s, episodes, rng)
             stages.publish(s)
-        stages.remember(s, [*usable, *stages.usable(branches)])
+        stages.remember(s, lived)
         yield stages.log_step(s, [*episodes, *branches], metrics)
         yield from stages.examine_when_due(s)
         stages.checkpoint_when_due(s)

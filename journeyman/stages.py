@@ -292,8 +292,7 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
     if s.learner.value is None:
         return {}
     config = s.config.credit
-    fresh_ones = sorted(fresh_ones, key=lambda t: t.id)  # as the store gives them back
-    episodes = [t for step in last(s.history, s.config.replay) for t in step] + fresh_ones
+    episodes = [*chain.from_iterable(last(s.history, s.config.replay)), *fresh_ones]
     returns = partial(
         lambda_returns,
         gamma=config.gamma,
@@ -322,8 +321,8 @@ def learned_from(s: Learning, fresh_ones: Sequence[Trajectory]) -> list[Trajecto
 
 
 def remember(s: Learning, episodes: Sequence[Trajectory]) -> None:
-    """Keep this step's episodes, in the order in which the store would give them back, as long as they are needed."""
-    s.history = last([*s.history, sorted(episodes, key=lambda t: t.id)], remembered(s.config))
+    """Keep this step's usable episodes as long as they are needed."""
+    s.history = last([*s.history, list(episodes)], remembered(s.config))
 
 
 def remembered(config: LearnConfig) -> int:
@@ -491,5 +490,7 @@ def new_learner(config: LearnConfig, policy: Decoder) -> Learner:
 
 
 def usable(episodes: Iterable[Trajectory]) -> list[Trajectory]:
-    """Those that can be learned from: not failed, and something was sampled."""
-    return [t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any()]
+    """Those that can be learned from (not failed, and something was sampled), in the order of their ids: the same in a
+    run that was continued, whose store has them in the order in which they ended."""
+    learnable = (t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any())
+    return sorted(learnable, key=lambda t: t.id)

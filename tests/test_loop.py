@@ -62,6 +62,14 @@ def finish(config: LearnConfig, folder: Path) -> list[Record]:
     return list(learn(config, folder))
 
 
+def interrupt_at(step: int, config: LearnConfig, folder: Path) -> None:
+    """Play a run until this step is logged, and interrupt it there."""
+    for record in (learning := learn(config, folder)):
+        if record["kind"] == "learn" and record["step"] == step:
+            break
+    learning.close()  # type: ignore[attr-defined]
+
+
 def weights(folder: Path) -> dict[str, bytes]:
     files = ("model/model.safetensors", "model/value/value.safetensors")
     return {
@@ -115,10 +123,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Pat
 
 def test_with_workers_the_same_episodes_are_played_and_a_run_may_go_on_without(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for record in (learning := learn(replace(CONFIG, rollout=RolloutConfig(workers=2)), folder)):
-        if record["kind"] == "learn" and record["step"] == 2:
-            break
-    learning.close()  # type: ignore[attr-defined]
+    interrupt_at(2, replace(CONFIG, rollout=RolloutConfig(workers=2)), folder)
     with Store(whole / "experience.sqlite") as one, Store(folder / "experience.sqlite") as other:
         # up to the policy's first update: what is learned from episodes in another order may differ in rounding
         alone, there = ({t.id: t.tokens.tolist() for t in s.episodes(min_step=0, max_step=1)} for s in (one, other))
@@ -342,13 +347,9 @@ def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
         endings = {t.outcome.ending for t in store.episodes(min_step=0) if t.verdict}
         assert all(t.verdict is None for t in store.episodes(prefix="exam-")), "exams are played to their end"
     assert endings > {Ending.STOPPED}
-    part = tmp_path / "part"
-    for record in (learning := learn(config, part)):
-        if record["kind"] == "learn" and record["step"] == 5:
-            break
-    learning.close()  # type: ignore[attr-defined]
-    finish(config, part)
-    assert weights(part) == weights(tmp_path / "whole")
+    interrupt_at(5, config, tmp_path / "part")
+    finish(config, tmp_path / "part")
+    assert weights(tmp_path / "part") == weights(tmp_path / "whole")
 
 
 def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path) -> None:
@@ -361,13 +362,9 @@ def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path)
         led = list(store.episodes(taught=True))
         assert sum(turn.by == "teacher" for t in led for turn in t.turns) == steps[-1]["taught"]
         assert all(t.step > 0 and t.turns[0].by == "teacher" for t in led), "exams have no teacher"
-    part = tmp_path / "part"
-    for record in (learning := learn(config, part)):
-        if record["kind"] == "learn" and record["step"] == 5:
-            break
-    learning.close()  # type: ignore[attr-defined]
-    finish(config, part)
-    assert weights(part) == weights(tmp_path / "whole")
+    interrupt_at(5, config, tmp_path / "part")
+    finish(config, tmp_path / "part")
+    assert weights(tmp_path / "part") == weights(tmp_path / "whole")
 
 
 def test_with_tasks_chosen_by_v_a_run_still_repeats_and_is_charged_for_what_v_read(tmp_path: Path) -> None:
@@ -383,13 +380,9 @@ def test_with_tasks_chosen_by_v_a_run_still_repeats_and_is_charged_for_what_v_re
     read = steps[-1]["tokens"] - sum(len(t) for t in played)
     shortest, longest = (extreme(t.prompt_length for t in played) for extreme in (min, max))
     assert 5 * 12 * shortest < read < 5 * 12 * longest, "V read three prompts for each task, in five steps"
-    part = tmp_path / "part"
-    for record in (learning := learn(config, part)):
-        if record["kind"] == "learn" and record["step"] == 5:
-            break
-    learning.close()  # type: ignore[attr-defined]
-    finish(config, part)
-    assert weights(part) == weights(tmp_path / "whole")
+    interrupt_at(5, config, tmp_path / "part")
+    finish(config, tmp_path / "part")
+    assert weights(tmp_path / "part") == weights(tmp_path / "whole")
 
 
 def test_of_few_tasks_all_are_candidates_and_of_too_few_v_has_no_choice() -> None:

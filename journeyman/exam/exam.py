@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from journeyman.exam.stats import mean_interval
 from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Environments
+from journeyman.rollout.oversight import Score
 from journeyman.rollout.runner import RolloutConfig, attempts, rollout
 from journeyman.search.runner import Found, search
 from journeyman.search.strategies import SearchConfig
@@ -70,7 +71,7 @@ class ExamResult:
 def examine(
     engine: Engine,
     renderer: Renderer,
-    score: Callable[[Sequence[Trajectory]], list[Trajectory]],
+    score: Score,
     jobs: Mapping[str, Job],
     config: ExamConfig,
     *,

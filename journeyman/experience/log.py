@@ -38,6 +38,7 @@ class Entry:
         key: the API key that it came by.
         user: the end user whose words these are.
         once: hash of the caller's idempotency key.
+        digest: sha256 of record and columns, where it is known already.
     """
 
     kind: Kind
@@ -48,6 +49,7 @@ class Entry:
     key: str = ""
     user: str = ""
     once: str | None = None
+    digest: str = ""
 
 
 def head(connection: Connection) -> tuple[int, str]:
@@ -61,7 +63,7 @@ def append(connection: Connection, entries: Sequence[Entry]) -> int:
     before, chain = head(connection)
     rows: list[dict[str, Any]] = []
     for number, entry in enumerate(entries, before + 1):
-        content = digest(entry.record, entry.columns)
+        content = entry.digest or digest(entry.record, entry.columns)
         chain = link(chain, content)
         rows.append(
             {

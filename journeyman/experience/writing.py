@@ -77,7 +77,7 @@ def add(connection: Connection, trajectories: Sequence[Trajectory]) -> None:
                 reason="experience is append-only",
                 fix="give a new run a folder of its own",
             )
-        entries.append(Entry("trajectory", t.id, record, columns, (t.id,)))
+        entries.append(Entry("trajectory", t.id, record, columns, (t.id,), digest=content))
         fresh.append(t)
     first, now = append(connection, entries), time.time()
     rows = [{"id": t.id, **_row(t, number, now)} for number, t in enumerate(fresh, first)]

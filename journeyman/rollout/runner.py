@@ -218,7 +218,11 @@ def begin(renderer: Renderer, job: Job, attempt: Attempt, config: RolloutConfig)
 
 def past_of(attempt: Attempt) -> list[tuple[str, StepResult]]:
     """What the environment has been told before the episode begins, and answered."""
-    turns = attempt.prefix.turns if attempt.prefix else ()
+    return exchanged(attempt.prefix.turns if attempt.prefix else ())
+
+
+def exchanged(turns: Sequence[Turn]) -> list[tuple[str, StepResult]]:
+    """What the environment was told in these turns, and answered."""
     return [(turn.reply, StepResult(turn.observation, turn.reward)) for turn in turns]
 
 

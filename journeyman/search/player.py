@@ -15,9 +15,9 @@ from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Environments
-from journeyman.rollout.runner import Attempt, Episode, RolloutConfig, advance, begin, past_of, trajectory_of
+from journeyman.rollout.runner import Attempt, Episode, RolloutConfig, advance, begin, exchanged, past_of, trajectory_of
 from journeyman.search.draft import UNKNOWN, Draft
-from journeyman.types import Ending, Outcome, StepResult
+from journeyman.types import Ending, Outcome
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,8 @@ class Player:
             play.key = order.draft.environment
             self._submit(play)
         else:
-            past = [(turn.reply, StepResult(turn.observation, turn.reward)) for turn in play.episode.turns]
-            job = self.jobs[attempt.task.job]
-            play.key = self.environments.open(job, attempt.task, [*past_of(attempt), *past])
+            past = [*past_of(attempt), *exchanged(play.episode.turns)]
+            play.key = self.environments.open(self.jobs[attempt.task.job], attempt.task, past)
             self._keys.add(play.key)
 
     def _submit(self, play: _Play) -> None:

@@ -8,7 +8,7 @@ not mention, the engine lets go of. No strategy hears what an attempt earned: th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from journeyman.engine.base import Engine
@@ -16,14 +16,12 @@ from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Environments
+from journeyman.rollout.oversight import Score
 from journeyman.rollout.runner import Attempt, RolloutConfig, environments_for
 from journeyman.search.draft import Draft
 from journeyman.search.player import Order, Player
 from journeyman.search.strategies import STRATEGIES, Budget, SearchConfig, Steps
 from journeyman.types import Trajectory
-
-Score = Callable[[Sequence[Trajectory]], list[Trajectory]]
-"""Writes V along trajectories, as `Learner.score` does."""
 
 
 @dataclass(frozen=True)

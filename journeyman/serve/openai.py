@@ -119,6 +119,11 @@ class Extension(Shape):
         False, description="Give the exact ids of the prompt's and the answer's tokens, and log-probabilities."
     )
 
+    @property
+    def search(self) -> SearchConfig:
+        """How the answer is searched for."""
+        return SearchConfig(think=self.think, strategy=self.strategy)
+
 
 class Common(Shape):
     """What chat and text completions share."""

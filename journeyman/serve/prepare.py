@@ -11,7 +11,6 @@ from journeyman.engine.base import Sampling
 from journeyman.errors import UsageError
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import check_name
-from journeyman.search.strategies import SearchConfig
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.episodes import Episode, Place, Turn, manner_of, place, trails
 from journeyman.serve.errors import ApiError
@@ -125,14 +124,13 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
 def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
     """An ask for each of a prompt's choices, numbered from `first` on."""
     ours = body.journeyman
-    search = SearchConfig(think=ours.think, strategy=ours.strategy)
     return [
         Ask(
             index=first + choice,
             seed=drawn_seed(body.seed, choice),
             reseed=body.seed is not None,
             threshold=ours.threshold,
-            search=search,
+            search=ours.search,
             streamed=body.stream,
             **common,
         )
@@ -152,8 +150,7 @@ def _check(d: Deployment, body: Common) -> None:
         raise ApiError(400, f"n: at most {d.config.choices} answers to one request", "invalid_value", param="n")
     if any(not stop for stop in body.stops):
         raise ApiError(400, "stop: a text to stop at is empty", "invalid_value", param="stop")
-    ours = body.journeyman
-    search = SearchConfig(think=ours.think, strategy=ours.strategy)
+    ours, search = body.journeyman, body.journeyman.search
     if not d.judges and (ours.threshold is not None or (search.think > 1 and search.asks_value)):
         reason = f"{d.name} has no value function: it cannot tell how sure it is"
         raise ApiError(400, reason, "no_value_function", param="journeyman")
