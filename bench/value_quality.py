@@ -4,12 +4,15 @@
     python -m bench.value_quality --jobs maze hops
     python -m bench.value_quality --quick                  one job, little experience
 
-For each job one policy is fixed: the apprentice, or a tiny model schooled until it succeeds at times. It plays training
-tasks; V learns from these episodes exactly as in a run, step by step; after 256, 512, 1,024 and 2,048 of them it is
-asked about 400 episodes on held-out tasks that it never learns from. The seed fixes the episodes and V's start.
+For each job one policy is fixed: the apprentice, or a tiny model schooled until it succeeds at times. It plays
+training tasks; V learns from these episodes exactly as in a run, step by step; after 256, 512, 1,024 and 2,048 of them
+it is asked about 400 episodes on held-out tasks that it never learns from. The policy goes on 32 times from the middle
+of 64 of these: what it comes to on average is the true value there (bench/middles.py). The seed fixes the episodes and
+V's start.
 
-Writes bench/results/value_quality.json (`auc_half_<job>`, `ev_<job>`, `brier_<job>` after the most experience, and
-the table over experience under `details`) and bench/results/value_quality.png.
+Writes bench/results/value_quality.json and .png. After the most experience: `auc_half_<job>`, `ev_<job>` and
+`brier_<job>`; `mc_error_<job>`, the root of V's mean square error against the true values, and `mc_spread_<job>`, that
+of who knows their mean and nothing else. The table over experience stands under `details`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import numpy as np
 import torch
 
 from bench.common import FOLDER, Results, parser
+from bench.middles import errors, middles
 from journeyman.api import school
 from journeyman.engine.native import NativeEngine
 from journeyman.exam.calibration import early_knowledge
@@ -46,6 +50,8 @@ MARKS = (256, 512, 1024, 2048)
 ASKED = 400
 CREDIT = CreditConfig(rule="gae", unit="turn")
 """V's targets are the outcomes."""
+FORKED, CONTINUATIONS = 64, 32
+"""Asked episodes whose middle is gone on from, and how often."""
 REPLAY = 1
 """Earlier steps whose episodes V learns from again, as in a run."""
 
@@ -98,13 +104,16 @@ def learn_and_ask(
     rng = np.random.default_rng(seed)
     learned = play(model, subject.job, "train", marks[-1], seed)
     test = play(model, subject.job, "test", asked, seed)
+    truth = middles(model, subject.job, test[:FORKED], CONTINUATIONS, seed, STEP)
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
     table: list[dict[str, Any]] = []
     for step, _ in enumerate(lessons(learner, learned, rng), 1):
         if (count := step * STEP) in marks:
-            report = early_knowledge(learner.score(test))
+            scored = learner.score(test)
+            error, spread = errors(truth, {t.id: t for t in scored})
+            known = {"mc_error": error, "mc_spread": spread, **(early_knowledge(scored) or {})}
             success = float(np.mean([t.outcome.success for t in test]))
-            table.append({"seed": seed, "episodes": count, "success": success, **(report or {})})
+            table.append({"seed": seed, "episodes": count, "success": success, **known})
     return table
 
 
@@ -167,6 +176,8 @@ def main() -> None:
                 ("auc_half", "auc_50", "AUC", (0.0, 1.0)),
                 ("ev", "explained_variance", "share", (-10.0, 1.0)),
                 ("brier", "brier", "squared error", (0.0, 1.0)),
+                ("mc_error", "mc_error", "reward", (0.0, 1.0)),
+                ("mc_spread", "mc_spread", "reward", (0.0, 1.0)),
             ):
                 if last[key] is not None:
                     results.sample(f"{figure}_{name}", seed, last[key], unit, bounds=bounds)

@@ -23,17 +23,20 @@ class ValueReport(TypedDict):
     reliability: list[tuple[float, float, int]]
 
 
-def value_at(trajectory: Trajectory, fraction: float) -> float:
-    """V after reading this share of the sampled tokens (the ceil-th of them); at 0, before the first.
-
-    NaN where nothing was sampled or no value was computed.
-    """
+def position_at(trajectory: Trajectory, fraction: float) -> int | None:
+    """The token after which this share of the sampled ones has been read (the ceil-th of them); at 0, the one before
+    the first. None where nothing was sampled."""
     actions = trajectory.actions
     if not len(actions):
-        return math.nan
+        return None
     taken = math.ceil(fraction * len(actions))
-    position = int(actions[0]) - 1 if taken == 0 else int(actions[taken - 1])
-    return float(trajectory.values[position])
+    return int(actions[0]) - 1 if taken == 0 else int(actions[taken - 1])
+
+
+def value_at(trajectory: Trajectory, fraction: float) -> float:
+    """V after reading this share of the sampled tokens; NaN where nothing was sampled or no value was computed."""
+    position = position_at(trajectory, fraction)
+    return math.nan if position is None else float(trajectory.values[position])
 
 
 def early_knowledge(trajectories: Sequence[Trajectory]) -> ValueReport | None:
