@@ -40,12 +40,11 @@ from journeyman.model.value import ValueConfig
 from journeyman.rollout.stopping import REMEMBERED, StoppingConfig, as_stopped, completed, prospects, threshold
 from journeyman.types import Trajectory, Verdict
 
-JOBS: Mapping[str, str] = {"maze": "maze,size=5,max_turns=30", "maze_patient": "maze,size=5,max_turns=60"}
-"""The second is the same building with twice the patience: there a hopeless episode is long."""
-HEADLINE = "maze_patient"
-STOPPING = StoppingConfig(every=3, hopeless=0.15)
-NEVER = StoppingConfig()
-BUDGET, EXAM_EVERY, ATTEMPTS = 4096, 512, 2
+JOBS: Mapping[str, str] = {"maze_large": "maze,size=7,max_turns=60", "maze": "maze,size=5,max_turns=30"}
+"""In the large one two episodes of three fail, and take all 60 turns for it; in the small one most soon succeed."""
+HEADLINE = "maze_large"
+STOPPING = StoppingConfig(every=6)
+BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
 EPISODES = 512
 """Of the fixed policy, that V learns from, and as many that it judges."""
 COINS = 400
