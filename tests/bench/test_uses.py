@@ -62,10 +62,10 @@ def test_every_arm_differs_in_asking_alone() -> None:
 
 def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> None:
     results = Results("stopping", folder=tmp_path)
-    stopping.record(results, "maze_patient", 0, (run(0.5, 0.9, tokens=200).curve, run(0.5, 0.88, tokens=150).curve))
+    stopping.record(results, "maze_large", 0, (run(0.5, 0.9, tokens=200).curve, run(0.5, 0.88, tokens=150).curve))
     figures = {name: f["value"] for name, f in results._merged({})["figures"].items()}
-    assert figures["stopping_tokens_saved_percent"] == figures["stopping_tokens_saved_percent_maze_patient"] == 25
-    assert figures["stopping_success_lost_points_maze_patient"] == pytest.approx(2)
+    assert figures["stopping_tokens_saved_percent"] == figures["stopping_tokens_saved_percent_maze_large"] == 25
+    assert figures["stopping_success_lost_points_maze_large"] == pytest.approx(2)
 
 
 def falling(value: float, reward: float) -> Trajectory:
@@ -98,7 +98,7 @@ def test_the_estimate_is_unbiased_and_the_naive_one_is_not(tmp_path: Path) -> No
 
 def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     pairs = [(run(0.2, 0.9, tokens=9).curve, run(0.3, 0.9, tokens=7).curve)] * 2
-    stopping.draw({"maze": pairs, "maze_patient": pairs}, tmp_path / "stopping.png")
+    stopping.draw({"maze": pairs, "maze_large": pairs}, tmp_path / "stopping.png")
     arms = {name: {0: run(0.2, 0.5 + 0.1 * i, taught=i / 100)} for i, name in enumerate(("alone", "v_1", "v_2"))}
     found = {"hops": {**arms, "any_1": arms["v_1"], "taught": {0: run(0.9)}}}
     asking.draw(found, tmp_path / "asking.png")
@@ -108,7 +108,7 @@ def test_the_pictures_are_drawn(tmp_path: Path) -> None:
 def test_a_pair_differs_in_stopping_alone(tmp_path: Path) -> None:
     options = Namespace(quick=True, cache=tmp_path)
     with patch.object(stopping, "played", return_value=run(0.5)) as play:
-        stopping.pair("maze_patient", 0, options)
+        stopping.pair("maze_large", 0, options)
     full, stopped = (call.args[0] for call in play.call_args_list)
     assert full.steps == stopped.steps == 12
     assert not full.stopping.every and replace(stopped, stopping=full.stopping) == full
