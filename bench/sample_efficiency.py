@@ -29,7 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.common import FOLDER, Results, parser
-from bench.efficiency.methods import METHODS, Settings
+from bench.efficiency.methods import METHODS, TRIALS, Settings
 from bench.efficiency.picture import draw
 from bench.efficiency.report import Curves, figures, table
 from bench.efficiency.runs import Order, finished
@@ -78,11 +78,19 @@ def possible(job: str, method: str) -> bool:
 def trials(options: argparse.Namespace) -> list[Order]:
     """The runs of --tune: every setting of every method once, on shorter budgets."""
     return [
-        Order(job, method, TUNING_SEED, settings, "valid", played_by(method, budget), f"trial{number}")
+        Order(
+            job,
+            method,
+            TUNING_SEED,
+            METHODS[method].trials_of(SUBJECTS[job])[number],
+            "valid",
+            played_by(method, budget),
+            f"trial{number}",
+        )
         for job, budget in ((j, SUBJECTS[j].budget // TUNING_SHARE) for j in options.jobs if not SUBJECTS[j].tuned_as)
-        for number in range(len(METHODS["grpo"].trials))
-        for method, settings in ((m, METHODS[m].trials[number]) for m in options.methods if not METHODS[m].tuned_as)
-        if possible(job, method)
+        for number in range(len(TRIALS))
+        for method in options.methods
+        if not METHODS[method].tuned_as and possible(job, method)
     ]
 
 
@@ -160,7 +168,7 @@ def tuned() -> Callable[[str, str], Settings]:
 
     def settings(job: str, method: str) -> Settings:
         key = f"{SUBJECTS[job].tuned_as or job}.{METHODS[method].tuned_as or method}"
-        return kept.get(key, {}).get("best", METHODS[method].default)
+        return kept.get(key, {}).get("best", METHODS[method].default_of(SUBJECTS[job]))
 
     return settings
 

@@ -51,7 +51,7 @@ VALUE_TRIALS: tuple[Settings, ...] = tuple(
         (2.5e-4, 4, 4, 7),
     )
 )
-"""The same range, and how many earlier steps are learned from again."""
+"""The same range, and how many earlier steps are learned from again. With one turn none are."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Method:
     default: Settings = field(default_factory=lambda: DEFAULT)
     """Played with where nothing was tuned; one of the trials."""
     trials: tuple[Settings, ...] = TRIALS
+    """Of jobs with several turns; with one turn all methods try `TRIALS`."""
     tuned_as: str = ""
     """The method whose tuned settings it plays with; none: its own."""
     share: float = 1.0
@@ -74,6 +75,14 @@ class Method:
             raise ValueError(f"{self.label}: every method gets {len(TRIALS)} trials, not {len(self.trials)}")
         if self.default not in self.trials:
             raise ValueError(f"{self.label}: the default has to be among the trials, so that tuning is never a loss")
+
+    def trials_of(self, subject: Subject) -> tuple[Settings, ...]:
+        """What is tried on this job."""
+        return TRIALS if subject.single_turn else self.trials
+
+    def default_of(self, subject: Subject) -> Settings:
+        """What is played on this job where nothing was tuned."""
+        return DEFAULT if subject.single_turn else self.default
 
 
 def grpo(base: LearnConfig, settings: Settings) -> LearnConfig:

@@ -40,7 +40,7 @@ def test_every_method_is_charged_alike(job: str) -> None:
     assert 0 < subject.thresholds[0] < subject.thresholds[1] < subject.thresholds[2] < 1
     assert subject.single_turn == (resolve(subject.spec).max_turns == 1)
     for name, method in METHODS.items():
-        for settings in method.trials:
+        for settings in method.trials_of(subject):
             base = shared(subject, "apprentice", 0, settings, "test", subject.budget)
             config = base if method.configure is None else method.configure(base, settings)
             step = config.tasks * config.repeats
@@ -50,7 +50,9 @@ def test_every_method_is_charged_alike(job: str) -> None:
 
 
 def test_every_method_has_as_many_trials() -> None:
-    assert {len(method.trials) for method in METHODS.values()} == {len(TRIALS)}
+    for subject in SUBJECTS.values():
+        assert {len(method.trials_of(subject)) for method in METHODS.values()} == {len(TRIALS)}
+        assert all(method.default_of(subject) in method.trials_of(subject) for method in METHODS.values())
     with pytest.raises(ValueError, match=r"every method gets \d+ trials"):
         replace(METHODS["grpo"], trials=TRIALS[1:])
     with pytest.raises(ValueError, match="among the trials"):
