@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.efficiency.methods import BASELINE, HEADLINE, METHODS
-from bench.efficiency.report import Curves, costs, pairs, ratio_shown
+from bench.efficiency.report import UNCLEAR, Curves, costs, pairs, ratio_shown
 from bench.efficiency.stats import Curve, median_cost
 from bench.efficiency.subjects import HEADLINE as LEVEL
 from bench.efficiency.subjects import SUBJECTS
@@ -65,7 +65,8 @@ def panel(axis: Any, job: str, curves: Curves) -> None:
     axis.set_title("one turn" if turns == 1 else f"up to {turns} turns", loc="right", fontsize=9, color="0.4")
     ratio = ratio_shown(pairs(curves, job, BASELINE, HEADLINE, "trajectories"))
     if ratio:
-        note = f"{METHODS[BASELINE].label} takes {ratio} times the attempts"
+        takes = f"{METHODS[BASELINE].label} takes {ratio} times the attempts"
+        note = "too few got there to compare" if ratio == UNCLEAR else takes
         axis.text(0.98, 0.035, note, transform=axis.transAxes, ha="right", fontsize=8.5, color="0.25")
     axis.set(ylim=(0, 100), xlim=(0, None), xlabel="attempts")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x else "0")

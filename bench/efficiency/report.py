@@ -11,6 +11,7 @@ from bench.efficiency.stats import COSTS, Cost, Curve, Ratio, Reached, area, med
 from bench.efficiency.subjects import HEADLINE as HEADLINE_LEVEL
 from bench.efficiency.subjects import SUBJECTS
 
+UNCLEAR = "unclear"
 Curves = Mapping[str, Mapping[str, Mapping[int, Curve]]]
 """By job, method and seed."""
 Pairs = list[tuple[Reached, Reached]]
@@ -73,7 +74,9 @@ def common(methods: Mapping[str, Mapping[int, Curve]]) -> int:
 
 
 def write(results: Results, name: str, ratio: Ratio) -> None:
-    """The ratio as a figure; what censored runs leave of it stands in its unit."""
+    """The ratio as a figure; what censored runs leave of it stands in its unit. None where they leave nothing."""
+    if ratio.bound == "unclear":
+        return
     unit = "times" if ratio.bound == "exact" else f"times ({ratio.bound})"
     results.figure(name, ratio.value, unit, low=ratio.low, high=ratio.high)
 
@@ -121,10 +124,12 @@ def shown(cost: Reached, form: str) -> str:
 
 
 def ratio_shown(both: Sequence[tuple[Reached, Reached]]) -> str:
-    """A ratio as text: `3.1 [2.0, 4.5]`, `>= 3.1 [2.0, 4.5]`."""
+    """A ratio as text: `3.1 [2.0, 4.5]`, `>= 3.1 [2.0, 4.5]`; `unclear` where too few runs got there."""
     if not both:
         return ""
     ratio = median_ratio([both])
-    sign = {"exact": "", "at least": "≥ ", "at most": "≤ ", "unclear": "? "}[ratio.bound]
+    if ratio.bound == "unclear":
+        return UNCLEAR
+    sign = {"exact": "", "at least": "≥ ", "at most": "≤ "}[ratio.bound]
     interval = "" if ratio.low is None else f" [{ratio.low:.1f}, {ratio.high:.1f}]"
     return f"{sign}{ratio.value:.1f}{interval}"
