@@ -9,11 +9,11 @@ seconds of each other, each number of clients meets
 
     on        the server as it is: an answer is told when its turn is on the disk
     off       the same process, which keeps nothing
-    engine    no server: the engine alone, with as many sequences under way (but no more than it has slots)
+    engine    no server: the engine and V alone, with as many sequences under way (but no more than there are slots)
 
 with the same prompts, slots and limits. What keeping costs is the median over such rounds of 1 - on/off, in requests/s;
-its interval is the bootstrap's of that median. The machine is shared by server and clients, so that the clients' work is
-part of what is measured, but for the engine alone.
+its interval is the bootstrap's of that median. Server and clients share the machine: the clients' work is part of what
+is measured, but for the engine alone.
 
     tiny      random weights, 0.8 million parameters and a V: the work is nearly all the server's own
     smollm2   SmolLM2-135M, a small language model; V would have to be learned first, and there is none
@@ -45,18 +45,20 @@ from bench.common import FOLDER, Results, parser
 from bench.serving import Heard, Process, ask_for, chat_body
 from bench.throughput import Echo
 from journeyman.api import open_model
-from journeyman.engine.base import Sampling
+from journeyman.engine.base import Reply, Sampling
 from journeyman.experience.records import ServedTurn
 from journeyman.model.load import save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import fresh
 from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.prefixes import under_way
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.judge import Judge
 from journeyman.serve.server import Addresses, serve
+from journeyman.serve.service import History, sampled
 from journeyman.stages import native_engine
-from journeyman.types import Message
+from journeyman.types import Message, Trajectory
 
 CLIENTS = (1, 4, 16, 64, 256)
 SLOTS, CONTEXT = 64, 256
@@ -127,7 +129,7 @@ def _forget(turns: Sequence[ServedTurn]) -> Future[None]:
 
 @dataclass(frozen=True)
 class Pace:
-    """What one measurement found: requests/s and tokens/s, seconds to the first token and to the end of each answer, and
+    """What one measurement found: requests/s and tokens/s, seconds to each answer's first token and to its end, and
     milliseconds of the server's CPU for an answer."""
 
     requests: float
@@ -163,24 +165,27 @@ class Bare:
 
     def __init__(self, subject: Subject) -> None:
         loaded = open_model(subject.source)
-        self.subject, self.renderer = subject, Renderer(loaded.tokenizer)
-        self.engine = native_engine(Judge(loaded).learner, slots=SLOTS, context=CONTEXT)
+        self.subject, self.renderer, self.judge = subject, Renderer(loaded.tokenizer), Judge(loaded)
+        self.engine = native_engine(self.judge.learner, slots=SLOTS, context=CONTEXT)
 
     def pace(self, clients: int, offset: int) -> Pace:
         """As many sequences under way as clients, but no more than slots."""
         sampling = Sampling(max_tokens=self.subject.tokens, stop=self.renderer.end_ids)
         count, made, ended = offset, 0, 0
+        prompts: dict[int, list[int]] = {}
         begins = time.monotonic() + WARM
         ends = begins + self.subject.seconds
         going = min(clients, SLOTS)
         while (now := time.monotonic()) < ends:
             for _ in range(going):
                 count += 1
-                tokens = self.renderer.open((Message("user", prompt(count)),))
-                self.engine.submit(self.engine.open(count), tokens, sampling)
+                sequence = self.engine.open(count)
+                prompts[sequence] = self.renderer.open((Message("user", prompt(count)),))
+                self.engine.submit(sequence, prompts[sequence], sampling)
             replies = self.engine.step()
             for reply in replies:
                 self.engine.close(reply.sequence)
+            self.judge.judge([judged(prompts.pop(reply.sequence), reply) for reply in replies])
             going = len(replies)
             if now >= begins:
                 made += sum(len(reply.tokens) for reply in replies)
@@ -189,6 +194,12 @@ class Bare:
             for reply in self.engine.step():
                 self.engine.close(reply.sequence)
         return Pace(ended / self.subject.seconds, made / self.subject.seconds)
+
+
+def judged(prompt: Sequence[int], reply: Reply) -> Trajectory:
+    """A reply as V reads it."""
+    whole = History.of(prompt).then(sampled(reply.tokens, reply.logprobs))
+    return under_way("", 1.0, whole.tokens, whole.mask, whole.logprobs)
 
 
 Round = dict[str, Pace]
@@ -246,10 +257,11 @@ def note(results: Results, subject: Subject, clients: int, found: Sequence[Round
         results.figure(f"ttft_{quantile}_ms_{clients}{label}", row["first_on"][quantile], "ms")
         results.figure(f"latency_{quantile}_ms_{clients}{label}", row["whole_on"][quantile], "ms")
     print(
-        f"{subject.name:8s} {clients:3d} clients: {row['requests_on']:7.1f} requests/s ({row['requests_off']:.1f} off), "
-        f"{row['tokens_on']:.0f} of {row['tokens_engine']:.0f} tokens/s, first token {row['first_on']['p50']:.0f} / "
-        f"{row['first_on']['p99']:.0f} ms, {row['cpu_on']:.2f} ({row['cpu_off']:.2f}) ms of CPU each, "
-        f"keeping costs {percent:.1f}% [{low:.1f}, {high:.1f}]",
+        f"{subject.name:8s} {clients:3d} clients: {row['requests_on']:7.1f} requests/s ({row['requests_off']:.1f} off),"
+        f" {row['tokens_on']:.0f} of {row['tokens_engine']:.0f} tokens/s,"
+        f" first token {row['first_on']['p50']:.0f} / {row['first_on']['p99']:.0f} ms,"
+        f" {row['cpu_on']:.2f} ({row['cpu_off']:.2f}) ms of CPU each,"
+        f" keeping costs {percent:.1f}% [{low:.1f}, {high:.1f}]",
         flush=True,
     )
     return row
@@ -267,7 +279,7 @@ def draw(results: Results) -> None:
     for place, (name, rows) in enumerate(tables.items()):
         clients = [row["clients"] for row in rows]
         speed, wait = axes[2 * place], axes[2 * place + 1]
-        for side, colour, label in (("engine", "0.6", "engine alone"), ("off", orange, "keeps nothing"),
+        for side, colour, label in (("engine", "0.6", "engine and V alone"), ("off", orange, "keeps nothing"),
                                     ("on", blue, "keeps everything")):  # fmt: skip
             speed.plot(clients, [row[f"tokens_{side}"] for row in rows], "o-", color=colour, label=label)
         for quantile, style in (("p50", "o-"), ("p99", "o--")):
@@ -289,11 +301,7 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=("tiny", "smollm2"), default=["tiny", "smollm2"])
     options.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     options.add_argument("--repeats", type=int, default=5, help="rounds; three times as many at 64 clients")
-    options.add_argument("--serve", help="be the server")
     given = options.parse_args()
-    if given.serve:
-        serve_with_switch(given.serve)
-        return
     results = Results("load", seeds=given.seeds, quick=given.quick)
     tables: dict[str, Any] = {}
     if results.path.exists():
@@ -301,7 +309,7 @@ def main() -> None:
     levels = (4, 64) if given.quick else given.clients
     with tempfile.TemporaryDirectory(prefix="journeyman-load-") as folder:
         for subject in subjects(given.only, Path(folder), given.quick):
-            process = Process(["-m", "bench.load", "--serve", subject.source], Path(folder))
+            process = Process(serve_with_switch, (subject.source,), Path(folder))
             process.start()
             try:
                 bare = Bare(subject)

@@ -4,52 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from bench.common import ROOT
+from typing import Any
 
 LISTENS = re.compile(r"served at http://([\w.]+):(\d+)/v1")
-PATIENCE = 120.0
-"""Seconds that a server may take to start."""
 
 
 class Process:
-    """`journeyman serve`, or another command that says in the same words where it listens.
+    """A server as a process of its own. It is forked from one that has imported everything: most of a start is that.
 
     Args:
-        command: what to start, less Python.
+        main: the server: `journeyman.cli.main`, or something that says in the same words where it listens.
+        arguments: what it is given.
         folder: where it runs; its standard error goes to `server.log` there.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        self.command, self.folder = [sys.executable, *command], folder
+    def __init__(self, main: Callable[..., None], arguments: Sequence[Any], folder: Path) -> None:
+        self.main, self.arguments, self.folder = main, arguments, folder
         self.host, self.port = "", 0
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["journeyman.cli", "journeyman.serve.server", "bench.common"])
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
         log = self.folder / "server.log"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(self.command, cwd=self.folder, stderr=errors, env=environment)
-        ends = time.monotonic() + PATIENCE
+        log.write_text("")
+        self._process = self._context.Process(target=_be, args=(self.main, self.arguments, self.folder))
+        self._process.start()
         while (found := LISTENS.search(log.read_text())) is None:
-            if self._process.poll() is not None or time.monotonic() > ends:
-                self.kill()
-                raise RuntimeError(f"{' '.join(self.command)} does not serve: {log.read_text()[-2000:]}")
+            if not self._process.is_alive():
+                raise RuntimeError(f"no server: {log.read_text()[-2000:]}")
             time.sleep(0.02)
         self.host, self.port = found[1], int(found[2])
 
     @property
     def id(self) -> int:
         """Of the process."""
+        assert self._process.pid is not None
         return self._process.pid
 
     def cpu(self) -> float:
@@ -59,17 +58,25 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        self._process.send_signal(number)
+        os.kill(self.id, number)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
     def stop(self) -> None:
         """Let it finish what is under way."""
         self._process.terminate()
-        self._process.wait()
+        self._process.join()
+
+
+def _be(main: Callable[..., None], arguments: Sequence[Any], folder: Path) -> None:
+    """The process of a server."""
+    os.chdir(folder)
+    with (folder / "server.log").open("a") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    main(*arguments)
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Streamer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard += data
-        if not self._first and self._heard.count(b"data: ", 0, 4096) > 1:  # the first says only who speaks
+        if not self._first and self._heard.count(b"data: ", 0, 4096) > 1:  # the first chunk says only who speaks
             self._first = time.monotonic()
         if not data.endswith(b"0\r\n\r\n"):
             return
@@ -150,8 +157,8 @@ def chat_body(model: str, text: str, max_tokens: int) -> bytes:
 async def ask_for(
     host: str, port: int, clients: int, seconds: float, warm: float, body: Callable[[int], bytes]
 ) -> list[Heard]:
-    """What so many clients hear, each asking again as soon as it is answered: answers that ended within `seconds`, after
-    the first `warm` ones.
+    """What so many clients hear, each asking again as soon as it is answered: answers that ended within `seconds`,
+    after the first `warm` ones.
 
     Args:
         body: the n-th request.

@@ -120,26 +120,28 @@ async def _all(d: Deployment, asks: Sequence[Ask]) -> list[Answer]:
 async def _stream(request: Request, events: Any, shaper: Shaper, usage: bool) -> AsyncIterator[bytes]:
     """The answers as server-sent events. What fails now fails as an event, for the head is out."""
     answers: list[Answer] = []
+    held = b"".join(map(sse, shaper.first()))  # what goes along with the next piece: each costs a write of its own
     async with aclosing(events):
         try:
-            for chunk in shaper.first():
-                yield sse(chunk)
             async for event in events:
                 if isinstance(event, Delta) and (event.text or shaper.logprobs):
-                    yield sse(shaper.piece(event))
+                    yield held + sse(shaper.piece(event))
+                    held = b""
                 elif isinstance(event, Answer):
                     answers.append(event)
-                    for chunk in shaper.last(event):
-                        yield sse(chunk)
+                    held += b"".join(map(sse, shaper.last(event)))
+                    if len(answers) < len(shaper.asks):
+                        yield held
+                        held = b""
         except (ApiError, JourneymanError) as error:
             failure = error if isinstance(error, ApiError) else from_ours(error)
             request.scope["journeyman.log"] |= {"error": failure.code}
-            yield sse(failure.body)
+            yield held + sse(failure.body)
             return
     _note_answers(request, answers)
     if usage:
-        yield sse(shaper.total(answers))
-    yield sse("[DONE]")
+        held += sse(shaper.total(answers))
+    yield held + sse("[DONE]")
 
 
 def _note_answers(request: Request, answers: Sequence[Answer]) -> None:

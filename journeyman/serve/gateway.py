@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from journeyman.search.strategies import SearchConfig
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Joint, Place, Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
+from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
 from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Service, Started, sampled
@@ -155,6 +157,7 @@ class Gateway:
         """Answers that were asked for and are not there yet."""
         self.usual = USUAL
         self._unkept: float | None = None
+        self._mail: Mail | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -207,11 +210,10 @@ class Gateway:
             ApiError: one did not begin in time, the engine failed, or an answer could not be kept.
         """
         self._check_room(len(asks))
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
-
-        def hear(index: int, event: Event) -> None:
-            with suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(events.put_nowait, (index, event))
+        events, loop = Inbox(), asyncio.get_running_loop()
+        if self._mail is None:
+            self._mail = Mail(loop)
+        hear = partial(self._mail.put, events)
 
         running = {ask.index: self._begin(ask, hear) for ask in asks}
         self.outstanding += len(asks)
@@ -372,7 +374,7 @@ class Gateway:
 
     # -- those who went away ----------------------------------------------------------------------------
 
-    def _leave(self, running: Mapping[int, _Running], events: asyncio.Queue[tuple[int, Event]]) -> None:
+    def _leave(self, running: Mapping[int, _Running], events: Inbox) -> None:
         """Nobody listens any more: free the slots, and keep what was said."""
         for one in running.values():
             one.stop.set()
@@ -380,7 +382,7 @@ class Gateway:
                 self.service.cancel(one.asked)
         self._spawn(self._keep_rest(dict(running), events))
 
-    async def _keep_rest(self, running: dict[int, _Running], events: asyncio.Queue[tuple[int, Event]]) -> None:
+    async def _keep_rest(self, running: dict[int, _Running], events: Inbox) -> None:
         with suppress(ApiError, TimeoutError):
             while running:
                 index, event = await asyncio.wait_for(events.get(), 60)
@@ -402,7 +404,7 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=5)
 
 
-async def _next(events: asyncio.Queue[tuple[int, Event]], deadline: float | None) -> tuple[int, Event]:
+async def _next(events: Inbox, deadline: float | None) -> tuple[int, Event]:
     """The next event; with a deadline, an error once it is over."""
     if deadline is None or not events.empty():
         return await events.get()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from journeyman.engine.base import Sampling
 from journeyman.errors import UsageError
@@ -20,6 +21,10 @@ from journeyman.serve.openai import ChatRequest, Common, CompletionRequest, Tool
 from journeyman.serve.prompts import Manner
 from journeyman.serve.service import History
 from journeyman.serve.talk import Listener
+
+T = TypeVar("T")
+SHORT = 2000
+"""Characters that are tokenized on the event loop, in well under a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     forced = body.tool_choice == "required" or isinstance(body.tool_choice, ToolChoice)
     if forced and not tools:
         raise ApiError(400, "tool_choice: there are no tools to choose from", "invalid_value", param="tool_choice")
-    if sum(len(message.text) for message in body.messages) > d.service.context * d.prompts.longest:
+    size = sum(len(message.text) for message in body.messages)
+    if size > d.service.context * d.prompts.longest:
         raise _too_long(d, None)
     if body.messages[-1].role == "assistant":
         raise ApiError(400, "messages: the last one must not be the assistant's", "invalid_value", param="messages")
@@ -60,7 +66,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     marks = trails(manner_of(tools), body.messages)
     episode = await _episode(d, body, caller)
     where = place(episode, marks)
-    history, held = await asyncio.to_thread(_chat_history, d, body, manner, where, lead)
+    history, held = await _done(size, partial(_chat_history, d, body, manner, where, lead))
     shown = manner if body.tool_choice != "none" else Manner(manner.renderer)
     stops = body.stops
     if manner.calls is not None and manner.calls.end is not None and not body.parallel_tool_calls:
@@ -101,7 +107,7 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     asks: list[Ask] = []
     for prompt in prompts:
         episode = await _episode(d, body, caller) if len(prompts) == 1 else d.episodes.begin(caller.key.id)
-        where, history, held = await asyncio.to_thread(_bare_history, d, episode, prompt)
+        where, history, held = await _done(len(prompt), partial(_bare_history, d, episode, prompt))
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
         sampling = await _sampling(d, body, body.stops, len(history))
@@ -119,6 +125,12 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
             record=record,
         )
     return asks
+
+
+async def _done(size: int, work: Callable[[], T]) -> T:
+    """What the work comes to. A long text must not keep others waiting, so it goes to a thread; the way there and back
+    takes longer than to tokenize a short one."""
+    return work() if size <= SHORT else await asyncio.to_thread(work)
 
 
 def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
