@@ -54,14 +54,13 @@ async def complete(body: CompletionRequest, d: Served, who: User, request: Reque
 
 @router.get("/v1/models", response_model=ModelList)
 async def models(d: Served, who: Looker) -> dict[str, Any]:
-    """What is served: the model by its name, and this very version of it."""
+    """What is served: the model by its name, which is assigned one of its versions, and each version."""
     return {"object": "list", "data": [d.model(name) for name in d.names]}
 
 
 @router.get("/v1/models/{model:path}", response_model=Model, responses=failures(404))
 async def model(model: str, d: Served, who: Looker) -> dict[str, Any]:
     """One of them."""
-    d.check_model(model)
     return d.model(model)
 
 
@@ -72,7 +71,9 @@ def _open(d: Deployment) -> None:
 
 
 def _shaper(d: Deployment, model: str, chat: bool, asks: Sequence[Ask], logprobs: bool, return_tokens: bool) -> Shaper:
-    return Shaper(chat, model, d.version.fingerprint, d.prompts.renderer, asks, logprobs, return_tokens)
+    return Shaper(
+        chat, model, asks[0].assigned.member.version.fingerprint, d.prompts.renderer, asks, logprobs, return_tokens
+    )
 
 
 def note(request: Request, asks: Sequence[Ask], said: dict[str, Any]) -> None:

@@ -28,10 +28,11 @@ from journeyman.search.strategies import SearchConfig
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Joint, Place, Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
+from journeyman.serve.fleet import Assigned, Fleet
 from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
-from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Service, Started, sampled
+from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Started, sampled
 from journeyman.serve.talk import Listener, Teller
 from journeyman.serve.think import Stopped, Thought, think
 from journeyman.serve.tools import Said
@@ -48,6 +49,7 @@ class Ask:
 
     Attributes:
         index: its number among the request's choices.
+        assigned: the version that answers it.
         episode, place: where it goes on.
         history: all tokens before it; the first `held` of them are those of the turn before.
         sampling, seed, reseed: how; see :class:`Order`.
@@ -62,6 +64,7 @@ class Ask:
     """
 
     index: int
+    assigned: Assigned
     episode: Episode
     place: Place
     history: History
@@ -151,8 +154,8 @@ class _Running:
 class Gateway:
     """Answers requests. Used from one event loop."""
 
-    def __init__(self, service: Service, store: Store, metrics: Metrics, config: ServeConfig) -> None:
-        self.service, self.store, self.metrics, self.config = service, store, metrics, config
+    def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig) -> None:
+        self.fleet, self.store, self.metrics, self.config = fleet, store, metrics, config
         self.outstanding = 0
         """Answers that were asked for and are not there yet."""
         self.usual = USUAL
@@ -180,7 +183,7 @@ class Gateway:
             )
 
     def _check_room(self, answers: int) -> None:
-        if self.outstanding + answers > self.service.engine.slots + self.config.queue:
+        if self.outstanding + answers > self.fleet.slots + self.config.queue:
             raise ApiError(429, "the server is busy: too many requests wait already", "queue_full", retry_after=2)
 
     async def check(self) -> None:
@@ -262,18 +265,18 @@ class Gateway:
         if ask.search.think > 1:
             self._spawn(self._think(one, order, hear))
         else:
-            one.asked = self.service.ask(order, lambda event: hear(ask.index, event))
+            one.asked = ask.assigned.member.service.ask(order, lambda event: hear(ask.index, event))
         return one
 
     async def _think(self, one: _Running, order: Order, hear: Any) -> None:
-        ask, seats = one.ask, one.ask.search.slots
-        loan = self.service.borrow(seats)
+        ask, seats, service = one.ask, one.ask.search.slots, one.ask.assigned.member.service
+        loan = service.borrow(seats)
         try:
             await asyncio.wrap_future(loan)
             hear(ask.index, Started(0))
             timer = asyncio.get_running_loop().call_later(self.config.reply_seconds, one.stop.set)
             one.thought = await asyncio.to_thread(
-                think, self.service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
+                think, service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
             )
             timer.cancel()
             hear(ask.index, one.thought.finished)
@@ -281,7 +284,7 @@ class Gateway:
             hear(ask.index, Failed(error))
         finally:
             if loan.done() and not loan.cancelled() and loan.exception() is None:
-                self.service.give_back(seats)
+                service.give_back(seats)
 
     def _progress(self, one: _Running, event: Progress) -> Delta:
         if not one.started:
@@ -322,7 +325,7 @@ class Gateway:
             completion=np.asarray(finished.tokens, np.int32),
             logprobs=np.asarray(finished.logprobs, np.float32),
             values=finished.values,
-            spans=_spans(finished),
+            spans=_spans(finished, ask.assigned.probability),
             finish=kept,
             started=one.since,
             ended=time.time(),
@@ -379,7 +382,7 @@ class Gateway:
         for one in running.values():
             one.stop.set()
             if one.asked is not None:
-                self.service.cancel(one.asked)
+                one.ask.assigned.member.service.cancel(one.asked)
         self._spawn(self._keep_rest(dict(running), events))
 
     async def _keep_rest(self, running: dict[int, _Running], events: Inbox) -> None:
@@ -454,12 +457,12 @@ def _kept(finished: Finished, said: Said, unsure: bool) -> Kept:
     return "length" if finished.finish == "context" else finished.finish
 
 
-def _spans(finished: Finished) -> tuple[VersionSpan, ...]:
-    """Which version made which tokens. One model is served, so each was assigned for certain."""
+def _spans(finished: Finished, probability: float) -> tuple[VersionSpan, ...]:
+    """Which version made which tokens. Weights that took another's place were assigned as that was."""
     starts = [*(start for _, start in finished.versions), len(finished.tokens)]
     versions = [version for version, _ in finished.versions]
     return tuple(
-        VersionSpan(version, start, stop)
+        VersionSpan(version, start, stop, probability)
         for version, start, stop in zip(versions, starts, starts[1:], strict=False)
         if stop > start
     )

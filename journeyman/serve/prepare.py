@@ -15,6 +15,7 @@ from journeyman.experience.records import check_name
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.episodes import Episode, Place, Turn, manner_of, place, trails
 from journeyman.serve.errors import ApiError
+from journeyman.serve.fleet import Assigned
 from journeyman.serve.gateway import Ask, drawn_seed
 from journeyman.serve.keys import Key
 from journeyman.serve.openai import ChatRequest, Common, CompletionRequest, ToolChoice
@@ -57,7 +58,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     if forced and not tools:
         raise ApiError(400, "tool_choice: there are no tools to choose from", "invalid_value", param="tool_choice")
     size = sum(len(message.text) for message in body.messages)
-    if size > d.service.context * d.prompts.longest:
+    if size > d.context * d.prompts.longest:
         raise _too_long(d, None)
     if body.messages[-1].role == "assistant":
         raise ApiError(400, "messages: the last one must not be the assistant's", "invalid_value", param="messages")
@@ -65,6 +66,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     lead = _lead(body, manner)
     marks = trails(manner_of(tools), body.messages)
     episode = await _episode(d, body, caller)
+    assigned = _assigned(d, body, episode)
     where = place(episode, marks)
     history, held = await _done(size, partial(_chat_history, d, body, manner, where, lead))
     shown = manner if body.tool_choice != "none" else Manner(manner.renderer)
@@ -80,6 +82,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     return _choices(
         body,
         0,
+        assigned=assigned,
         episode=episode,
         place=where,
         history=history,
@@ -114,6 +117,7 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
         asks += _choices(
             body,
             len(asks),
+            assigned=_assigned(d, body, episode),
             episode=episode,
             place=where,
             history=history,
@@ -154,7 +158,6 @@ def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
 
 
 def _check(d: Deployment, body: Common) -> None:
-    d.check_model(body.model)
     for field, harmless in (("frequency_penalty", 0), ("presence_penalty", 0), ("logit_bias", {})):
         if getattr(body, field) not in (None, harmless):
             raise _unsupported(field, "the distribution that is sampled from is the model's own")
@@ -162,16 +165,27 @@ def _check(d: Deployment, body: Common) -> None:
         raise ApiError(400, f"n: at most {d.config.choices} answers to one request", "invalid_value", param="n")
     if any(not stop for stop in body.stops):
         raise ApiError(400, "stop: a text to stop at is empty", "invalid_value", param="stop")
-    ours, search = body.journeyman, body.journeyman.search
-    if not d.judges and (ours.threshold is not None or (search.think > 1 and search.asks_value)):
-        reason = f"{d.name} has no value function: it cannot tell how sure it is"
-        raise ApiError(400, reason, "no_value_function", param="journeyman")
+    search = body.journeyman.search
     if search.think > 1 and body.temperature == 0:
         reason = "journeyman.think: at temperature 0 there is nothing to search among"
         raise ApiError(400, reason, "invalid_value", param="journeyman.think")
-    if search.think > 1 and search.slots > d.service.engine.slots:
-        reason = f"journeyman.think: the server has slots for at most {d.service.engine.slots}"
+
+
+def _assigned(d: Deployment, body: Common, episode: Episode) -> Assigned:
+    """The version that answers.
+
+    Raises:
+        ApiError: it cannot do what is asked, or there is none of that name.
+    """
+    found = d.assign(body.model, body.user or "", episode)
+    ours, search, slots = body.journeyman, body.journeyman.search, found.member.service.engine.slots
+    if not found.member.judges and (ours.threshold is not None or (search.think > 1 and search.asks_value)):
+        reason = f"{d.name} has no value function: it cannot tell how sure it is"
+        raise ApiError(400, reason, "no_value_function", param="journeyman")
+    if search.think > 1 and search.slots > slots:
+        reason = f"journeyman.think: the server has slots for at most {slots}"
         raise ApiError(400, reason, "invalid_value", param="journeyman.think")
+    return found
 
 
 def _refuse_of_chat(body: ChatRequest) -> None:
@@ -206,7 +220,7 @@ def _unsupported(field: str, reason: str) -> ApiError:
 
 def _too_long(d: Deployment, tokens: int | None) -> ApiError:
     length = "far more" if tokens is None else f"{tokens}"
-    message = f"the model reads at most {d.service.context} tokens, answer included, and the prompt has {length}"
+    message = f"the model reads at most {d.context} tokens, answer included, and the prompt has {length}"
     return ApiError(400, message, "context_length_exceeded", param="messages")
 
 
@@ -232,14 +246,14 @@ def _chat_history(d: Deployment, body: ChatRequest, manner: Manner, where: Place
         ended = int(before.tokens[-1]) in d.prompts.renderer.end_ids
         new = d.prompts.further(body.messages[where.agreed :], manner, ended=ended)
         history, held = before.then(History.of([*new, *forced])), len(before)
-    if len(history) >= d.service.context:
+    if len(history) >= d.context:
         raise _too_long(d, len(history))
     return history, held
 
 
 def _bare_history(d: Deployment, episode: Episode, prompt: str | list[int]) -> tuple[Place, History, int]:
     """Where bare text (or tokens) goes on in its episode, all tokens before the reply, and how many are known."""
-    if isinstance(prompt, str) and len(prompt) > d.service.context * d.prompts.longest:
+    if isinstance(prompt, str) and len(prompt) > d.context * d.prompts.longest:
         raise _too_long(d, None)
     before: Turn | None = None
     history, held = History.of(), 0
@@ -262,7 +276,7 @@ def _bare_history(d: Deployment, episode: Episode, prompt: str | list[int]) -> t
         raise ApiError(400, "prompt: it has no token", "invalid_value", param="prompt")
     if int(history.tokens.min()) < 0 or int(history.tokens.max()) >= vocabulary:
         raise ApiError(400, f"prompt: tokens lie in 0 to {vocabulary - 1}", "invalid_value", param="prompt")
-    if len(history) >= d.service.context:
+    if len(history) >= d.context:
         raise _too_long(d, len(history))
     if before is None:
         return Place(None, 0, "first" if episode.last is None else "rewritten"), history, 0
@@ -296,15 +310,15 @@ def _lead(body: ChatRequest, manner: Manner) -> str:
 
 async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: int) -> Sampling:
     limit = body.limit
-    if limit is not None and limit > d.service.context:
-        message = f"max_tokens: the model reads at most {d.service.context} tokens, answer included, got {limit}"
+    if limit is not None and limit > d.context:
+        message = f"max_tokens: the model reads at most {d.context} tokens, answer included, got {limit}"
         raise ApiError(400, message, "context_length_exceeded", param="max_tokens")
     texts = await asyncio.to_thread(d.prompts.stop_texts, stops) if stops else None
     try:
         return Sampling(
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
-            max_tokens=min(limit or d.service.context, d.service.context - length),
+            max_tokens=min(limit or d.context, d.context - length),
             stop=d.prompts.renderer.end_ids,
             stop_texts=texts,
         )
@@ -316,6 +330,8 @@ def _record(d: Deployment, body: Common, caller: Caller, more: dict[str, Any]) -
     """What the store keeps of the request."""
     check_name("user", body.user or "", empty=True)
     asked = body.model_dump(include={"seed", "top_p", "stop", "n"}, exclude_none=True)
+    if body.model != d.name:  # a version of the client's choice: nothing was left to chance
+        asked["model"] = body.model
     if body.limit is not None:
         asked["max_tokens"] = body.limit
     ours = body.journeyman.model_dump(include={"think", "strategy", "threshold"}, exclude_defaults=True)
