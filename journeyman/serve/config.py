@@ -32,6 +32,11 @@ class ServeConfig:
     """The job that episodes are kept under, and whose calibration makes a chance of V."""
     store: str = ""
     """Where episodes are kept: a file, or a SQLAlchemy URL; by default `experience.sqlite` in the run."""
+    teacher: str = ""
+    """An OpenAI-compatible API (`https://.../v1`) that answers where the model is unsure and a request asks for that;
+    its key is in the environment variable JOURNEYMAN_TEACHER_KEY."""
+    teacher_model: str = ""
+    """The teacher's name there."""
     slots: int = 64
     """Sequences that the engine holds at once: replies under way, and idle ones whose cache is kept for a next turn."""
     context: int | None = None

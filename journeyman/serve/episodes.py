@@ -189,6 +189,8 @@ def restored(id: str, turns: Sequence[ServedTurn]) -> Episode:
     known: dict[str, Turn] = {}
     for turn in turns:
         made = sampled(turn.completion.tolist(), turn.logprobs.tolist())
+        if turn.by == "teacher":
+            made = History.of(turn.completion.tolist())
         after = known.get(turn.after or "")
         prompt = turn.prompt
         if after is not None:

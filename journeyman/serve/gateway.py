@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,11 @@ from journeyman.engine.base import Sampling
 from journeyman.errors import JourneymanError, StoreError, StoreUnavailable
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import Finish as Kept
-from journeyman.experience.records import ServedTurn, VersionSpan
+from journeyman.experience.records import ServedTurn
 from journeyman.experience.store import Store
 from journeyman.search.strategies import SearchConfig
 from journeyman.serve.config import ServeConfig
+from journeyman.serve.endings import kept_as, message_of, spans_of
 from journeyman.serve.episodes import Episode, Joint, Place, Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
 from journeyman.serve.fleet import Assigned, Fleet
@@ -34,8 +35,10 @@ from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
 from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Started, sampled
 from journeyman.serve.talk import Listener, Teller
+from journeyman.serve.teacher import NoAnswer, Teacher
 from journeyman.serve.think import Stopped, Thought, think
 from journeyman.serve.tools import Said
+from journeyman.types import Speaker
 
 USUAL = 64.0
 """Tokens of a reply, before there was one."""
@@ -58,6 +61,7 @@ class Ask:
         text: all text before it, where it was bare text.
         must_call: whether an answer without a tool call is none.
         threshold: of V, below which it is withheld.
+        hand_over: whether a teacher is to answer then.
         search: how long to think.
         streamed: whether to tell it while it grows.
         record: what is kept of the request, beside what is known here.
@@ -78,6 +82,7 @@ class Ask:
     text: str = ""
     must_call: bool = False
     threshold: float | None = None
+    hand_over: bool = False
     search: SearchConfig = field(default_factory=SearchConfig)
     streamed: bool = False
 
@@ -106,7 +111,9 @@ class Answer:
         turn: its id.
         message: as the client gets it.
         said: the reply taken apart.
-        unsure: whether it was withheld.
+        unsure: whether it was withheld, and nobody else gave one.
+        by: who gave it.
+        withheld: the id of the policy's own turn, where a teacher gave it, and V of that.
         finished: the reply itself.
         rest: text that a stream has not shown yet.
         cached: tokens of its history that were not read again.
@@ -122,6 +129,8 @@ class Answer:
     rest: str
     cached: int
     thought: Thought | None
+    by: Speaker = "policy"
+    withheld: tuple[str, float | None] | None = None
 
     @property
     def joint(self) -> Joint:
@@ -156,6 +165,9 @@ class Gateway:
 
     def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig) -> None:
         self.fleet, self.store, self.metrics, self.config = fleet, store, metrics, config
+        self.teacher = None
+        if config.teacher:
+            self.teacher = Teacher(config.teacher, config.teacher_model, config.reply_seconds)
         self.outstanding = 0
         """Answers that were asked for and are not there yet."""
         self.usual = USUAL
@@ -304,42 +316,76 @@ class Gateway:
             self.metrics.first_token.observe(time.time() - one.since)
         said = ask.listener.read(finished.tokens)
         unsure = ask.threshold is not None and finished.value is not None and finished.value < ask.threshold
-        message = _message(said, finished.value, ask.threshold if unsure else None, one.turn)
-        kept = _kept(finished, said, unsure)
+        message = message_of(said, finished.value, ask.threshold if unsure else None, one.turn)
+        kept = kept_as(finished, said, unsure)
         await self.keep(self._turn(one, finished, message, kept))
         self._count(finished, kept)
+        if unsure and ask.hand_over and (taught := await self._taught(one, finished)) is not None:
+            return taught
         if finished.finish != "cancelled":
-            self._join(one, finished, message)
+            ask.episode.add(self._next(ask, one.turn, message, sampled(finished.tokens, finished.logprobs)))
         if ask.must_call and not said.calls and not unsure:
             raise ApiError(422, "the model did not call a tool as it was told to", "tool_choice_unmet")
         rest = one.teller.rest(said)
         return Answer(ask, one.turn, message, said, unsure, finished, rest, one.cached, one.thought)
 
-    def _turn(self, one: _Running, finished: Finished, message: Mapping[str, Any], kept: Kept) -> ServedTurn:
+    async def _taught(self, one: _Running, withheld: Finished) -> Answer | None:
+        """The teacher's answer in place of one that is withheld; None where it gives none.
+
+        Raises:
+            ApiError: it could not be kept.
+        """
+        assert self.teacher is not None
+        ask, started, renderer = one.ask, time.time(), one.ask.listener.renderer
+        try:
+            text = await asyncio.to_thread(self.teacher.answer, ask.record["messages"], ask.sampling.max_tokens)
+        except NoAnswer:
+            self.metrics.taught.labels("silent").inc()
+            return None
+        self.metrics.taught.labels("answered").inc()
+        tokens = tuple(renderer.reply_ids(text))
+        values = np.full(len(ask.history) + len(tokens), np.nan, np.float32)
+        finished = Finished(tokens, (), "stop", (), values, None)
+        said, turn = Said(text), uuid7()
+        message = message_of(said, None, None, turn)
+        numbered = replace(finished, logprobs=(0.0,) * len(tokens))
+        more = {"id": turn, "by": "teacher", "started": started, "temperature": 0.0}
+        await self.keep(self._turn(one, numbered, message, "stop", **more))
+        ask.episode.add(self._next(ask, turn, message, History.of(tokens)))
+        self.metrics.finishes.labels("stop").inc()
+        was = (one.turn, withheld.value)
+        return Answer(
+            ask, turn, message, said, False, finished, text, one.cached, one.thought, by="teacher", withheld=was
+        )
+
+    def _turn(
+        self, one: _Running, finished: Finished, message: Mapping[str, Any], kept: Kept, **otherwise: Any
+    ) -> ServedTurn:
         ask = one.ask
         after = ask.place.turn or (ask.episode.last if ask.place.joint == "rewritten" else None)
+        known: dict[str, Any] = {
+            "id": one.turn,
+            "started": one.since,
+            "ended": time.time(),
+            "after": None if after is None else after.id,
+            "choice": ask.index,
+            "temperature": ask.sampling.temperature,
+        }
         return ServedTurn(
-            id=one.turn,
             episode=ask.episode.id,
             prompt=ask.history.tokens,
             completion=np.asarray(finished.tokens, np.int32),
             logprobs=np.asarray(finished.logprobs, np.float32),
             values=finished.values,
-            spans=_spans(finished, ask.assigned.probability),
+            spans=spans_of(finished, ask.assigned.probability),
             finish=kept,
-            started=one.since,
-            ended=time.time(),
-            after=None if after is None else after.id,
-            choice=ask.index,
             reply=message,
-            temperature=ask.sampling.temperature,
-            **ask.record,
+            **known | dict(ask.record) | otherwise,
         )
 
-    def _join(self, one: _Running, finished: Finished, message: Mapping[str, Any]) -> None:
-        """Let the episode know its new turn."""
-        ask, after = one.ask, one.ask.place.turn
-        new = ask.history.then(sampled(finished.tokens, finished.logprobs))
+    def _next(self, ask: Ask, id: str, message: Mapping[str, Any], reply: History) -> Turn:
+        """The new turn of the episode."""
+        after, new = ask.place.turn, ask.history.then(reply)
         if after is not None and ask.held:
             new = History(new.tokens[ask.held :], new.mask[ask.held :], new.logprobs[ask.held :])
         else:
@@ -348,8 +394,8 @@ class Gateway:
         if ask.trail is not None:
             trail = onward(ask.trail, ChatMessage.model_validate(message))
         else:
-            text, trail = ask.text + str(message["content"]), one.turn.encode()
-        ask.episode.add(Turn(one.turn, after, trail, new, text))
+            text, trail = ask.text + str(message["content"]), id.encode()
+        return Turn(id, after, trail, new, text)
 
     async def keep(self, turn: ServedTurn) -> None:
         """Wait until a turn is on the disk.
@@ -425,47 +471,6 @@ def _failure(error: Exception) -> ApiError:
         found = from_ours(error)
         return found if found.status < 500 else ApiError(500, found.message, "engine_failed")
     return ApiError(500, f"the engine failed: {type(error).__name__}", "engine_failed")
-
-
-def _message(said: Said, value: float | None, threshold: float | None, turn: str) -> dict[str, Any]:
-    """The reply as a message; with a threshold, the admission that it is unsure."""
-    if threshold is not None:
-        refusal = (
-            f"I am unsure: I expect my answer to be right with a chance of {value:.2f}, asked for {threshold:.2f}."
-        )
-        return {"role": "assistant", "content": None, "refusal": refusal}
-    message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
-    if said.calls:
-        message["content"] = said.content or None
-        message["tool_calls"] = [
-            {
-                "id": f"call_{turn.replace('-', '')[-20:]}{number:02d}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for number, call in enumerate(said.calls)
-        ]
-    return message
-
-
-def _kept(finished: Finished, said: Said, unsure: bool) -> Kept:
-    """How the store says that it ended."""
-    if unsure:
-        return "abstained"
-    if finished.finish == "stop":
-        return "tool_calls" if said.calls else "stop"
-    return "length" if finished.finish == "context" else finished.finish
-
-
-def _spans(finished: Finished, probability: float) -> tuple[VersionSpan, ...]:
-    """Which version made which tokens. Weights that took another's place were assigned as that was."""
-    starts = [*(start for _, start in finished.versions), len(finished.tokens)]
-    versions = [version for version, _ in finished.versions]
-    return tuple(
-        VersionSpan(version, start, stop, probability)
-        for version, start, stop in zip(versions, starts, starts[1:], strict=False)
-        if stop > start
-    )
 
 
 def drawn_seed(seed: int | None, index: int) -> int:

@@ -53,6 +53,8 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     """
     _refuse_of_chat(body)
     _check(d, body)
+    if body.journeyman.on_unsure == "teacher":
+        _check_hand_over(d, body)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
     forced = body.tool_choice == "required" or isinstance(body.tool_choice, ToolChoice)
     if forced and not tools:
@@ -103,6 +105,8 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     """
     _refuse_of_completion(body)
     _check(d, body)
+    if body.journeyman.on_unsure == "teacher":
+        raise _unsupported("journeyman.on_unsure", "a teacher goes on with conversations, not with bare text")
     prompts = _prompts(body)
     if len(prompts) * body.n > d.config.choices:
         raise ApiError(400, f"at most {d.config.choices} answers to one request", "invalid_value", param="n")
@@ -146,6 +150,7 @@ def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
             seed=drawn_seed(body.seed, choice),
             reseed=body.seed is not None,
             threshold=ours.threshold,
+            hand_over=ours.on_unsure == "teacher",
             search=ours.search,
             streamed=body.stream,
             **common,
@@ -169,6 +174,17 @@ def _check(d: Deployment, body: Common) -> None:
     if search.think > 1 and body.temperature == 0:
         reason = "journeyman.think: at temperature 0 there is nothing to search among"
         raise ApiError(400, reason, "invalid_value", param="journeyman.think")
+
+
+def _check_hand_over(d: Deployment, body: ChatRequest) -> None:
+    """Raises ApiError: nobody could answer in the model's place."""
+    param = "journeyman.on_unsure"
+    if d.gateway.teacher is None:
+        raise ApiError(400, f"{param}: this server has no teacher", "no_teacher", param=param)
+    if body.journeyman.threshold is None:
+        raise ApiError(400, f"{param}: a threshold says what is unsure", "invalid_value", param=param)
+    if body.tools:
+        raise _unsupported(param, "a teacher answers in words, and cannot call tools for the model")
 
 
 def _assigned(d: Deployment, body: Common, episode: Episode) -> Assigned:
@@ -334,7 +350,7 @@ def _record(d: Deployment, body: Common, caller: Caller, more: dict[str, Any]) -
         asked["model"] = body.model
     if body.limit is not None:
         asked["max_tokens"] = body.limit
-    ours = body.journeyman.model_dump(include={"think", "strategy", "threshold"}, exclude_defaults=True)
+    ours = body.journeyman.model_dump(include={"think", "strategy", "threshold", "on_unsure"}, exclude_defaults=True)
     return {
         "request": uuid7(),
         "parameters": {**asked, **({"journeyman": ours} if ours else {}), **more},

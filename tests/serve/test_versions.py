@@ -1,4 +1,4 @@
-"""Several versions side by side: known shares, everybody stays with theirs, and none comes or goes at a request's cost."""
+"""Several versions side by side: known shares, everybody stays with theirs, and no change costs a request."""
 
 from __future__ import annotations
 
