@@ -11,7 +11,6 @@ import errno
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,8 +29,6 @@ from journeyman.errors import StoreError, StoreUnavailable
 T = TypeVar("T")
 PATIENCE = 5000
 """Milliseconds that a writer waits for another process to end its transaction."""
-GATHER = 0.01
-"""Seconds that a commit may wait for others to join it, while there are many."""
 ROOM = 64 * 2**20
 """Bytes that should be free on the disk before new work is taken on."""
 WRITERS = 0x6A6F75726E6579
@@ -68,7 +65,6 @@ class Database:
         self._identity: tuple[int, int] | None = None
         self._prepare: Callable[[Connection], None] | None = None
         self._waiting: list[_Work[Any]] = []
-        self._last = 0.0, 0.0
         self._lock = threading.Lock()
         self._reopening = threading.Lock()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -142,18 +138,7 @@ class Database:
                 driver: Any = connection.connection.driver_connection
                 driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # outside of any transaction
 
-    def _gather(self) -> None:
-        """Where one commit follows another, wait as long as the last one took, but no longer than `GATHER`: more join
-        the next one, and share its cost (PostgreSQL's `commit_delay` is the same)."""
-        took, ended = self._last
-        if time.monotonic() - ended < took:
-            time.sleep(min(took, GATHER))
-
     def _write_group(self) -> None:
-        if not self._waiting:
-            return
-        self._gather()
-        began = time.monotonic()
         with self._lock:
             group, self._waiting = self._waiting, []
         group = [piece for piece in group if piece.future.set_running_or_notify_cancel()]
@@ -170,7 +155,6 @@ class Database:
             for piece in group:
                 if not piece.future.done():
                     piece.future.set_exception(error)
-        self._last = time.monotonic() - began, time.monotonic()
         for piece in kept:
             if not piece.future.done():
                 piece.acknowledge()

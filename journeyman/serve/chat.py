@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from journeyman.errors import JourneymanError
 from journeyman.serve.access import Looker, Served, User
+from journeyman.serve.asks import Answer, Ask, Delta
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError, from_ours
-from journeyman.serve.gateway import Answer, Ask, Delta
 from journeyman.serve.openai import ChatRequest, CompletionRequest
 from journeyman.serve.prepare import chat_asks, completion_asks
 from journeyman.serve.replies import ChatCompletion, Completion, Model, ModelList, failures

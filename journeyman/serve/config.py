@@ -61,6 +61,8 @@ class ServeConfig:
     """Episodes kept in memory for their next turn; older ones are read from the store when they go on."""
     drain_seconds: float = 30.0
     """After SIGTERM, replies under way have this long to finish."""
+    telemetry: bool = False
+    """Send OpenTelemetry's spans of each answer to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `telemetry`."""
     log_prompts: bool = False
     """Write what was asked and answered into the log, too."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from journeyman.serve.prompts import Prompts
 from journeyman.serve.service import Service
 from journeyman.serve.versions import Version, Versions
 from journeyman.stages import native_engine
+
+if TYPE_CHECKING:
+    from journeyman.serve.telemetry import Telemetry
 
 CACHE = 1 / 4
 """Share of the memory that the engine's cache may take."""
@@ -63,6 +66,8 @@ class Deployment:
         self.fleet = Fleet(Member(version, loaded, Service(engine, Judge(loaded, config.job))))
         self.metrics, self.log = Metrics(), Log(config.log_prompts)
         self.gateway = Gateway(self.fleet, store, self.metrics, config)
+        if config.telemetry:
+            self.gateway.telemetry = _telemetry(self.name)
         self.episodes = Episodes(config.episodes, lambda id: store.whole(id).turns)
         self.rates, self.feedback_rates = RateLimit(MINUTE), RateLimit(DAY)
         self.draining = False
@@ -282,6 +287,17 @@ class Deployment:
             task.cancel()
         await asyncio.to_thread(self.fleet.close)
         await asyncio.to_thread(self.store.close)
+        if self.gateway.telemetry is not None:
+            await asyncio.to_thread(self.gateway.telemetry.close)
+
+
+def _telemetry(name: str) -> Telemetry:
+    try:
+        from journeyman.serve.telemetry import Telemetry  # takes a while to import, and most do without
+    except ModuleNotFoundError as error:
+        fix = "pip install 'journeyman[telemetry]'"
+        raise UsageError("telemetry needs more", reason=str(error), fix=fix) from error
+    return Telemetry(name)
 
 
 def _misfit(loaded: LoadedModel, reason: str, fix: str) -> CheckpointError:

@@ -14,135 +14,38 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from journeyman.engine.base import Sampling
 from journeyman.errors import JourneymanError, StoreError, StoreUnavailable
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import Finish as Kept
 from journeyman.experience.records import ServedTurn
 from journeyman.experience.store import Store
-from journeyman.search.strategies import SearchConfig
+from journeyman.serve.asks import Answer, Ask, Delta
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.endings import kept_as, message_of, spans_of
-from journeyman.serve.episodes import Episode, Joint, Place, Turn, onward
+from journeyman.serve.episodes import Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
-from journeyman.serve.fleet import Assigned, Fleet
+from journeyman.serve.fleet import Fleet
 from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
 from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Started, sampled
-from journeyman.serve.talk import Listener, Teller
+from journeyman.serve.talk import Teller
 from journeyman.serve.teacher import NoAnswer, Teacher
 from journeyman.serve.think import Stopped, Thought, think
+from journeyman.serve.timeline import Timeline
 from journeyman.serve.tools import Said
-from journeyman.types import Speaker
+
+if TYPE_CHECKING:
+    from journeyman.serve.telemetry import Telemetry
 
 USUAL = 64.0
 """Tokens of a reply, before there was one."""
 RECHECK, CHECK = 1.0, 15.0
 """Seconds between trials of the store, while it does not take anything and while it does."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One answer that a request wants.
-
-    Attributes:
-        index: its number among the request's choices.
-        assigned: the version that answers it.
-        episode, place: where it goes on.
-        history: all tokens before it; the first `held` of them are those of the turn before.
-        sampling, seed, reseed: how; see :class:`Order`.
-        listener: how the reply is read.
-        trail: stands for all messages before it; None for bare text.
-        text: all text before it, where it was bare text.
-        must_call: whether an answer without a tool call is none.
-        threshold: of V, below which it is withheld.
-        hand_over: whether a teacher is to answer then.
-        search: how long to think.
-        streamed: whether to tell it while it grows.
-        record: what is kept of the request, beside what is known here.
-    """
-
-    index: int
-    assigned: Assigned
-    episode: Episode
-    place: Place
-    history: History
-    held: int
-    sampling: Sampling
-    seed: int
-    reseed: bool
-    listener: Listener
-    trail: bytes | None
-    record: Mapping[str, Any]
-    text: str = ""
-    must_call: bool = False
-    threshold: float | None = None
-    hand_over: bool = False
-    search: SearchConfig = field(default_factory=SearchConfig)
-    streamed: bool = False
-
-    @property
-    def buffered(self) -> bool:
-        """Whether nothing may be shown before it is finished."""
-        return self.threshold is not None or self.search.think > 1
-
-
-@dataclass(frozen=True)
-class Delta:
-    """More of an answer: text that can be shown, and the tokens that were sampled since."""
-
-    index: int
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A finished answer, which is on the disk.
-
-    Attributes:
-        ask: what it answers.
-        turn: its id.
-        message: as the client gets it.
-        said: the reply taken apart.
-        unsure: whether it was withheld, and nobody else gave one.
-        by: who gave it.
-        withheld: the id of the policy's own turn, where a teacher gave it, and V of that.
-        finished: the reply itself.
-        rest: text that a stream has not shown yet.
-        cached: tokens of its history that were not read again.
-        thought: what a search has spent.
-    """
-
-    ask: Ask
-    turn: str
-    message: Mapping[str, Any]
-    said: Said
-    unsure: bool
-    finished: Finished
-    rest: str
-    cached: int
-    thought: Thought | None
-    by: Speaker = "policy"
-    withheld: tuple[str, float | None] | None = None
-
-    @property
-    def joint(self) -> Joint:
-        """How it follows what was there."""
-        return self.ask.place.joint
-
-    @property
-    def finish(self) -> str:
-        """OpenAI's `finish_reason`."""
-        if self.said.calls and not self.unsure:
-            return "tool_calls"
-        return "stop" if self.finished.finish == "stop" else "length"
 
 
 @dataclass
@@ -165,6 +68,7 @@ class Gateway:
 
     def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig) -> None:
         self.fleet, self.store, self.metrics, self.config = fleet, store, metrics, config
+        self.telemetry: Telemetry | None = None
         self.teacher = None
         if config.teacher:
             self.teacher = Teacher(config.teacher, config.teacher_model, config.reply_seconds)
@@ -318,8 +222,11 @@ class Gateway:
         unsure = ask.threshold is not None and finished.value is not None and finished.value < ask.threshold
         message = message_of(said, finished.value, ask.threshold if unsure else None, one.turn)
         kept = kept_as(finished, said, unsure)
+        ended = time.time()
         await self.keep(self._turn(one, finished, message, kept))
         self._count(finished, kept)
+        if self.telemetry is not None:
+            self.telemetry.note(self._timeline(one, finished, kept, ended))
         if unsure and ask.hand_over and (taught := await self._taught(one, finished)) is not None:
             return taught
         if finished.finish != "cancelled":
@@ -357,6 +264,28 @@ class Gateway:
         return Answer(
             ask, turn, message, said, False, finished, text, one.cached, one.thought, by="teacher", withheld=was
         )
+
+    def _timeline(self, one: _Running, finished: Finished, kept: Kept, ended: float) -> Timeline:
+        """Where its time went."""
+        ask, asked = one.ask, one.asked
+        seated = one.since if asked is None or asked.seated is None else asked.seated
+        phases = [("queue", one.since, seated)]
+        if asked is None:
+            phases += [("search", seated, ended)]
+        else:
+            first = asked.first or ended
+            phases += [("prefill", seated, first), ("decode", first, ended)]
+        facts: dict[str, str | int | float] = {
+            "gen_ai.response.model": str(ask.assigned.member.number),
+            "gen_ai.usage.input_tokens": len(ask.history),
+            "gen_ai.usage.output_tokens": len(finished.tokens),
+            "gen_ai.response.finish_reasons": kept,
+            "journeyman.episode_id": ask.episode.id,
+            "journeyman.turn_id": one.turn,
+        }
+        if finished.value is not None:
+            facts["journeyman.value"] = finished.value
+        return Timeline(ask.came, (*phases, ("store", ended, time.time())), ask.trace, facts)
 
     def _turn(
         self, one: _Running, finished: Finished, message: Mapping[str, Any], kept: Kept, **otherwise: Any

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,11 +13,12 @@ from journeyman.engine.base import Sampling
 from journeyman.errors import UsageError
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import check_name
+from journeyman.serve.asks import Ask
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.episodes import Episode, Place, Turn, manner_of, place, trails
 from journeyman.serve.errors import ApiError
 from journeyman.serve.fleet import Assigned
-from journeyman.serve.gateway import Ask, drawn_seed
+from journeyman.serve.gateway import drawn_seed
 from journeyman.serve.keys import Key
 from journeyman.serve.openai import ChatRequest, Common, CompletionRequest, ToolChoice
 from journeyman.serve.prompts import Manner
@@ -37,12 +39,16 @@ class Caller:
         address: where from.
         session: their own name for what they are at.
         episode: the id of the episode that they go on with, by a header.
+        came: when they did, in Unix seconds.
+        trace: headers that say which trace their request is part of.
     """
 
     key: Key
     address: str
     session: str | None = None
     episode: str | None = None
+    came: float = field(default_factory=time.time)
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[Ask]:
@@ -83,6 +89,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
     return _choices(
         body,
+        caller,
         0,
         assigned=assigned,
         episode=episode,
@@ -120,6 +127,7 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
         sampling = await _sampling(d, body, body.stops, len(history))
         asks += _choices(
             body,
+            caller,
             len(asks),
             assigned=_assigned(d, body, episode),
             episode=episode,
@@ -141,7 +149,7 @@ async def _done(size: int, work: Callable[[], T]) -> T:
     return work() if size <= SHORT else await asyncio.to_thread(work)
 
 
-def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
+def _choices(body: Common, caller: Caller, first: int, **common: Any) -> list[Ask]:
     """An ask for each of a prompt's choices, numbered from `first` on."""
     ours = body.journeyman
     return [
@@ -153,6 +161,8 @@ def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
             hand_over=ours.on_unsure == "teacher",
             search=ours.search,
             streamed=body.stream,
+            came=caller.came,
+            trace=caller.trace,
             **common,
         )
         for choice in range(body.n)
@@ -163,9 +173,9 @@ def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
 
 
 def _check(d: Deployment, body: Common) -> None:
-    for field, harmless in (("frequency_penalty", 0), ("presence_penalty", 0), ("logit_bias", {})):
-        if getattr(body, field) not in (None, harmless):
-            raise _unsupported(field, "the distribution that is sampled from is the model's own")
+    for name, harmless in (("frequency_penalty", 0), ("presence_penalty", 0), ("logit_bias", {})):
+        if getattr(body, name) not in (None, harmless):
+            raise _unsupported(name, "the distribution that is sampled from is the model's own")
     if body.n > d.config.choices:
         raise ApiError(400, f"n: at most {d.config.choices} answers to one request", "invalid_value", param="n")
     if any(not stop for stop in body.stops):

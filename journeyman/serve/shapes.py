@@ -10,7 +10,7 @@ from typing import Any
 
 from journeyman.experience.ids import uuid7
 from journeyman.model.render import Renderer
-from journeyman.serve.gateway import Answer, Ask, Delta
+from journeyman.serve.asks import Answer, Ask, Delta
 
 EPISODE, VALUE, VERSION = "journeyman-episode-id", "journeyman-value", "journeyman-version"
 """Headers of an answer."""
