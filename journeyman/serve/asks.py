@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class Ask:
         text: all text before it, where it was bare text.
         must_call: whether an answer without a tool call is none.
         threshold: of V, below which it is withheld.
-        hand_over: whether a teacher is to answer then.
+        hand_over: makes tokens of a teacher's words, where one is to answer then.
         search: how long to think.
         streamed: whether to tell it while it grows.
         record: what is kept of the request, beside what is known here.
@@ -57,7 +57,7 @@ class Ask:
     text: str = ""
     must_call: bool = False
     threshold: float | None = None
-    hand_over: bool = False
+    hand_over: Callable[[str], list[int]] | None = None
     search: SearchConfig = field(default_factory=SearchConfig)
     streamed: bool = False
 

@@ -227,9 +227,10 @@ class Gateway:
         self._count(finished, kept)
         if self.telemetry is not None:
             self.telemetry.note(self._timeline(one, finished, kept, ended))
-        if unsure and ask.hand_over and (taught := await self._taught(one, finished)) is not None:
+        gone = finished.finish == "cancelled"
+        if unsure and not gone and (taught := await self._taught(one, finished)) is not None:
             return taught
-        if finished.finish != "cancelled":
+        if not gone:
             ask.episode.add(self._next(ask, one.turn, message, sampled(finished.tokens, finished.logprobs)))
         if ask.must_call and not said.calls and not unsure:
             raise ApiError(422, "the model did not call a tool as it was told to", "tool_choice_unmet")
@@ -237,20 +238,21 @@ class Gateway:
         return Answer(ask, one.turn, message, said, unsure, finished, rest, one.cached, one.thought)
 
     async def _taught(self, one: _Running, withheld: Finished) -> Answer | None:
-        """The teacher's answer in place of one that is withheld; None where it gives none.
+        """The teacher's answer in place of one that is withheld; None where it gives none, or is not to be asked.
 
         Raises:
             ApiError: it could not be kept.
         """
-        assert self.teacher is not None
-        ask, started, renderer = one.ask, time.time(), one.ask.listener.renderer
+        ask, started = one.ask, time.time()
+        if self.teacher is None or ask.hand_over is None:
+            return None
         try:
             text = await asyncio.to_thread(self.teacher.answer, ask.record["messages"], ask.sampling.max_tokens)
         except NoAnswer:
             self.metrics.taught.labels("silent").inc()
             return None
         self.metrics.taught.labels("answered").inc()
-        tokens = tuple(renderer.reply_ids(text))
+        tokens = tuple(await asyncio.to_thread(ask.hand_over, text))
         values = np.full(len(ask.history) + len(tokens), np.nan, np.float32)
         finished = Finished(tokens, (), "stop", (), values, None)
         said, turn = Said(text), uuid7()

@@ -88,6 +88,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     sampling = await _sampling(d, body, stops, len(history))
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
     return _choices(
+        d,
         body,
         caller,
         0,
@@ -126,6 +127,7 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
         record = _record(d, body, caller, {"text": text})
         sampling = await _sampling(d, body, body.stops, len(history))
         asks += _choices(
+            d,
             body,
             caller,
             len(asks),
@@ -149,7 +151,7 @@ async def _done(size: int, work: Callable[[], T]) -> T:
     return work() if size <= SHORT else await asyncio.to_thread(work)
 
 
-def _choices(body: Common, caller: Caller, first: int, **common: Any) -> list[Ask]:
+def _choices(d: Deployment, body: Common, caller: Caller, first: int, **common: Any) -> list[Ask]:
     """An ask for each of a prompt's choices, numbered from `first` on."""
     ours = body.journeyman
     return [
@@ -158,7 +160,7 @@ def _choices(body: Common, caller: Caller, first: int, **common: Any) -> list[As
             seed=drawn_seed(body.seed, choice),
             reseed=body.seed is not None,
             threshold=ours.threshold,
-            hand_over=ours.on_unsure == "teacher",
+            hand_over=d.prompts.reply_ids if ours.on_unsure == "teacher" else None,
             search=ours.search,
             streamed=body.stream,
             came=caller.came,
