@@ -122,6 +122,9 @@ class Streamer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard += data
+        if len(self._heard) > 12 and not self._heard.startswith(b"HTTP/1.1 200"):
+            self._fail(RuntimeError(f"no answer but {bytes(self._heard[:500])!r}"))
+            return
         if not self._first and self._heard.count(b"data: ", 0, 4096) > 1:  # the first chunk says only who speaks
             self._first = time.monotonic()
         if not data.endswith(b"0\r\n\r\n"):

@@ -91,12 +91,12 @@ class Deployment:
         store = Store(config.store or folder.parent / "experience.sqlite")
         name = config.name or Path(source).resolve().name
         d = Deployment(loaded, engine, store, folder, replace(config, name=name))
-        shares = {}
+        shares: dict[int, float] = {}
         for other, share in config.others:
             member = d._member(open_model(other))  # in the order given: it has the versions' numbers
             d.fleet.add(member)
             shares[member.number] = share
-        d.fleet.divide({d.version.number: 1 - sum(shares.values()), **shares})
+        d.fleet.divide({d.version.number: max(1 - sum(shares.values()), 0.0), **shares})
         return d
 
     # -- the release --------------------------------------------------------------------------------------

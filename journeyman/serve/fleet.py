@@ -152,8 +152,8 @@ class Fleet:
         while idle_since is None or clock() - idle_since < LINGER:
             idle_since = None if member.busy else idle_since or clock()
             await asyncio.sleep(LINGER / 20)
-        await asyncio.to_thread(member.service.close)
         self.members.remove(member)
+        await asyncio.to_thread(member.service.close)
 
     def close(self) -> None:
         """Let go of all engines."""

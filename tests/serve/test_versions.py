@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 import threading
@@ -19,6 +20,7 @@ from journeyman.errors import UsageError
 from journeyman.model.load import save
 from journeyman.serve import fleet
 from journeyman.serve.config import ServeConfig
+from journeyman.serve.deployment import Deployment
 from journeyman.serve.keys import Keys
 from tests.serve.live import APPRENTICE, Live, Slow, native, saying, scripted, until
 
@@ -184,6 +186,16 @@ def test_the_same_weights_are_not_served_twice(tmp_path: Path) -> None:
         assert admin.post("/admin/versions", json={"source": source}).status_code == 409
         assert admin.post("/admin/weights", json={"source": source}).status_code == 409
         assert len(live.d.fleet.members) == 2
+
+
+def test_a_server_begins_with_the_shares_of_its_settings(tmp_path: Path) -> None:
+    old, new = other_weights(tmp_path / "old", 1.02), other_weights(tmp_path / "new")
+    d = Deployment.open(old, ServeConfig(also=(f"{new}=0.25",), slots=2, context=64, store=str(tmp_path / "store")))
+    try:
+        shares = [(one.number, one.version.source, d.fleet.share(one)) for one in d.fleet.members]
+        assert shares == [(1, old, 0.75), (2, new, 0.25)]
+    finally:
+        asyncio.run(d.close())
 
 
 def test_settings_name_the_others_with_their_shares() -> None:
