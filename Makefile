@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 TORCH_INDEX ?=
 TESTS ?= tests
 WORKERS ?= auto
-BENCH ?= $(filter-out bench/common.py bench/peers.py bench/__init__.py,$(wildcard bench/*.py))
+BENCH ?= $(filter-out bench/common.py bench/peers.py bench/serving.py bench/__init__.py,$(wildcard bench/*.py))
 
 BIN := .venv/bin
 READY := .venv/.ready

@@ -1,21 +1,23 @@
 """Post feedback from many clients, kill -9 what takes it at random moments, and count what was acknowledged and lost.
 
-    python -m bench.feedback_kills                 10,000 posts, 20 kills
+    python -m bench.feedback_kills                 `journeyman serve`, 10,000 posts over HTTP, 20 kills
+    python -m bench.feedback_kills --store         a process with the store and nothing else
     python -m bench.feedback_kills --quick         1,000 posts, 3 kills
     python -m bench.feedback_kills --careless      acknowledges before the disk has it: this must lose some
 
 Each client posts one piece after another, under an idempotency key of its own; one that gets no answer, since the
 process was killed, is posted again when there is another. At the end every acknowledged piece must be in the store
-exactly once, under the id that was given, and every hash must be as written.
+exactly once, under the id that was given, and every hash must be as written. Some are posted once more then, as by a
+client that never heard the answer: each must be answered as before, and nothing more be kept.
 
 A kill -9 ends a process, not the operating system: what was written to a file survives it even without fsync. That
 a commit waits for the disk is another matter, which tests/experience/test_care.py looks at.
-
-What takes the posts is a `Target`; here it is a process with the store and nothing else.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 import multiprocessing
 import random
 import sys
@@ -33,6 +35,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from bench.common import Results, parser
+from bench.serving import Process
+from journeyman.cli import main as main_of_journeyman
 from journeyman.experience import Feedback, ServedTurn, Store, VersionSpan, uuid7
 
 
@@ -107,6 +111,42 @@ class StoreTarget:
                 answer.set_result(None)
 
 
+class HttpTarget:
+    """`journeyman serve`, which is told of feedback over HTTP."""
+
+    def __init__(self, where: Path) -> None:
+        arguments = ["serve", "apprentice", "--port", "0", "--admin-port", "0", "--store", str(where)]
+        self._server = Process(main_of_journeyman, (arguments,), where.parent)
+        self._connections = threading.local()
+
+    def start(self) -> None:
+        self._server.start()
+
+    def post(self, fields: dict[str, Any]) -> str | None:
+        given = {name: value for name, value in fields.items() if name not in ("episode", "key")}
+        body = json.dumps({"episode_id": fields["episode"], **given})
+        mine, address = self._connections.__dict__, (self._server.host, self._server.port)
+        if mine.get("address") != address:
+            mine |= {"address": address, "connection": http.client.HTTPConnection(*address, timeout=600)}
+        try:
+            mine["connection"].request("POST", "/v1/feedback", body, {"Content-Type": "application/json"})
+            answer = mine["connection"].getresponse()
+            said = answer.read()
+        except (OSError, http.client.HTTPException):
+            mine.clear()
+            return None
+        if answer.status != 201:
+            raise RuntimeError(f"feedback was answered with {answer.status}: {said!r}")
+        return json.loads(said)["id"]
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def stop(self) -> None:
+        """Let it finish."""
+        self._server.stop()
+
+
 def take_posts(where: str, careless: bool, pipe: Connection) -> None:
     """The process of a :class:`StoreTarget`."""
     sending = threading.Lock()
@@ -151,14 +191,13 @@ def post_all(target: Target, episodes: Sequence[str], posts: int, kills: int, cl
                 number = next(numbers, None)
             if number is None:
                 return
-            key = f"post{number}"
-            fields = {"episode": episodes[number % len(episodes)], "value": number % 2, "comment": f"number {number}"}
+            fields = fields_of(number, episodes)
             while True:
                 alive.wait()
-                id = target.post({**fields, "key": "bench", "idempotency_key": key})
+                id = target.post(fields)
                 with lock:
                     if id is not None:
-                        tally.acknowledged[key] = id
+                        tally.acknowledged[fields["idempotency_key"]] = id
                         break
                     tally.again += 1
 
@@ -178,6 +217,17 @@ def post_all(target: Target, episodes: Sequence[str], posts: int, kills: int, cl
     for thread in threads:
         thread.join()
     return tally
+
+
+def fields_of(number: int, episodes: Sequence[str]) -> dict[str, Any]:
+    """The n-th piece of feedback."""
+    return {
+        "episode": episodes[number % len(episodes)],
+        "value": number % 2,
+        "comment": f"number {number}",
+        "key": "bench",
+        "idempotency_key": f"post{number}",
+    }
 
 
 def wait_until(ready: Callable[[], bool]) -> None:
@@ -208,8 +258,16 @@ def serve_episodes(store: Store, count: int) -> list[str]:
     return [turn.episode for turn in turns]
 
 
+def post_again(target: Target, episodes: Sequence[str], tally: Tally, count: int, seed: int) -> int:
+    """Post some once more under the same keys; how many are not answered with the same id."""
+    numbers = random.Random(seed).sample(range(len(tally.acknowledged)), count)
+    keys = {number: f"post{number}" for number in numbers}
+    return sum(target.post(fields_of(n, episodes)) != tally.acknowledged[key] for n, key in keys.items())
+
+
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--store", action="store_true", help="a process with the store, instead of the server")
     options.add_argument("--careless", action="store_true", help="acknowledge too early; nothing is written down")
     given = options.parse_args()
     posts, kills, clients = (1_000, 3, 16) if given.quick else (10_000, 20, 64)
@@ -217,26 +275,33 @@ def main() -> None:
         where = Path(folder) / "experience.sqlite"
         with Store(where) as store:
             episodes = serve_episodes(store, 200)
-        target = StoreTarget(where, given.careless)
+        target = StoreTarget(where, given.careless) if given.store or given.careless else HttpTarget(where)
         started = time.monotonic()
         tally = post_all(target, episodes, posts, kills, clients, given.seeds[0])
         seconds = time.monotonic() - started
+        otherwise = post_again(target, episodes, tally, posts // 20, given.seeds[0])
         target.stop()
         with Store(where) as store:
             lost, twice, problems = judge(store, episodes, tally)
     print(f"{kills} kills, {len(tally.acknowledged)} acknowledged, {tally.again} posted again, {lost} lost")
-    print(f"{twice} kept twice, {len(problems)} problems in the store")
+    print(f"{twice} kept twice, {otherwise} answered otherwise the second time, {len(problems)} problems in the store")
     if not given.careless:
         results = Results("feedback_kills", seeds=given.seeds, quick=given.quick)
-        results.figure("feedback_kills", kills, "kills")
-        results.figure("feedback_acknowledged", len(tally.acknowledged), "posts")
-        results.figure("feedback_posted_again", tally.again, "posts")
-        results.figure("acknowledged_feedback_lost", lost, "posts")
-        results.figure("feedback_kept_twice", twice, "posts")
-        results.figure("feedback_store_problems", len(problems), "problems")
-        results.figure("feedback_kills_seconds", seconds, "s")
+        over = "" if given.store else "_http"
+        results.figure(f"feedback_kills{over}", kills, "kills")
+        results.figure(f"feedback_acknowledged{over}", len(tally.acknowledged), "posts")
+        results.figure(f"feedback_posted_again{over}", tally.again, "posts")
+        results.figure(f"acknowledged_feedback_lost{over}", lost, "posts")
+        results.figure(f"feedback_kept_twice{over}", twice, "posts")
+        results.figure(f"feedback_answered_otherwise{over}", otherwise, "posts")
+        results.figure(f"feedback_store_problems{over}", len(problems), "problems")
+        results.figure(f"feedback_kills_seconds{over}", seconds, "s")
         results.write()
-    if lost or twice or problems:
+    if not given.careless and not given.store:
+        served = Results("load", seeds=given.seeds, quick=given.quick)
+        served.figure("acknowledged_feedback_lost", lost, "posts")
+        served.write()
+    if lost or twice or problems or otherwise:
         sys.exit(1)
 
 

@@ -362,7 +362,7 @@ class Bench:
                 reason="the scripts are part of the repository, not of the installed package",
                 fix="clone the repository, `pip install -e .` there, and give the command again",
             )
-        parts = ("__init__", "common", "peers")
+        parts = ("__init__", "common", "peers", "serving")
         known = {file.stem.replace("_", "-") for file in folder.glob("*.py") if file.stem not in parts}
         if self.name.replace("_", "-") not in known:
             raise UnknownName("script of bench/", self.name, known)

@@ -11,9 +11,11 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -34,18 +36,15 @@ WRITERS = 0x6A6F75726E6579
 
 
 class _Work(Generic[T]):
-    """A piece of work and what became of it."""
+    """A piece of work and what became of it: neighbours that do the same to other items are done at once."""
 
-    def __init__(self, work: Callable[[Connection], T]) -> None:
+    def __init__(self, do: Callable[[Connection, Sequence[Any]], Sequence[T]], item: Any) -> None:
         self.future: Future[T] = Future()
-        self._work = work
-        self._result: T
-
-    def do(self, connection: Connection) -> None:
-        self._result = self._work(connection)
+        self.do, self.item = do, item
+        self.result: T
 
     def acknowledge(self) -> None:
-        self.future.set_result(self._result)
+        self.future.set_result(self.result)
 
 
 class Database:
@@ -102,7 +101,12 @@ class Database:
 
         The future raises what the work raised, or StoreUnavailable where the group cannot be written.
         """
-        piece = _Work(work)
+        return self.write_each(lambda connection, _: [work(connection)], None)
+
+    def write_each(self, do: Callable[[Connection, Sequence[Any]], Sequence[T]], item: Any) -> Future[T]:
+        """The same for one item, with those that others want done by the very same function: it gets them all at once,
+        and gives a result for each. Where it raises, they are done one by one, and each has its own failure."""
+        piece = _Work(do, item)
         with self._lock:
             self._waiting.append(piece)
         try:
@@ -145,7 +149,8 @@ class Database:
             with self._attempt("write"):
                 self._find_again()
                 with self._transaction(writes=True) as connection:
-                    kept += [piece for piece in group if _done(piece, connection)]
+                    for _, alike in groupby(group, key=attrgetter("do")):
+                        kept += _done(list(alike), connection)
         except BaseException as error:
             for piece in group:
                 if not piece.future.done():
@@ -196,25 +201,31 @@ class Database:
             raise
 
 
-def _done(piece: _Work[Any], connection: Connection) -> bool:
-    """Do one piece of a group. What it gets wrong itself is its own failure; the database's is everyone's."""
+def _done(pieces: Sequence[_Work[Any]], connection: Connection) -> list[_Work[Any]]:
+    """Do pieces of a group that are alike, if need be one by one; those that were done. What a piece gets wrong itself
+    is its own failure; the database's is everyone's."""
     savepoint = connection.begin_nested()
     try:
-        piece.do(connection)
+        results = pieces[0].do(connection, [piece.item for piece in pieces])
     except (OperationalError, InterfaceError):
         raise  # SQLite may have undone the whole transaction already, savepoints with it
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
         savepoint.rollback()
-        piece.future.set_exception(StoreError("the store does not take this", reason=str(error.orig)))
-        return False
+        failure: Exception = StoreError("the store does not take this", reason=str(error.orig))
     except Exception as error:
         savepoint.rollback()
-        piece.future.set_exception(error)
-        return False
-    savepoint.commit()
-    return True
+        failure = error
+    else:
+        savepoint.commit()
+        for piece, result in zip(pieces, results, strict=True):
+            piece.result = result
+        return list(pieces)
+    if len(pieces) > 1:
+        return [done for piece in pieces for done in _done([piece], connection)]
+    pieces[0].future.set_exception(failure)
+    return []
 
 
 def _url(where: str) -> URL:

@@ -114,7 +114,10 @@ class Path:
 
 
 def paths(turns: Sequence[ServedTurn]) -> list[Path]:
-    """The turns as sequences of tokens. Each completion is masked in exactly one of them."""
+    """The turns as sequences of tokens. Each completion of the policy is masked in exactly one of them. One that was
+    withheld, and whose place a teacher's has taken, is left out: what became of the episode says nothing of it."""
+    taught = {(turn.request, turn.choice) for turn in turns if turn.by == "teacher" and turn.request}
+    turns = [turn for turn in turns if turn.finish != "abstained" or (turn.request, turn.choice) not in taught]
     found: list[Path] = []
     homes: dict[str, Path] = {}
     by_id = {turn.id: turn for turn in turns}

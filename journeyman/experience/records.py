@@ -73,7 +73,7 @@ class ServedTurn:
         completion: int32 [C], exactly as sampled.
         logprobs: float32 [C], of the completion under the distribution it was sampled from.
         values: float32 [P + C]; NaN where none was computed; those of tokens shared with the turn before are its.
-        spans: which version made which tokens; they cover the completion without gap or overlap.
+        spans: which version made which tokens; they cover the completion without gap or overlap. A teacher's has none.
         finish: how the request ended.
         after: the turn it goes on from; None for the first. Where the client rewrote what was said, the prompt shares
             only its beginning with that turn's tokens: this is detected, and the turns become two trajectories.
@@ -128,8 +128,9 @@ class ServedTurn:
                 reason=f"got {len(self.logprobs)} and {len(self.values)} for {prompt} + {made} tokens",
             )
         ends = [0, *(span.stop for span in self.spans)]
-        if [span.start for span in self.spans] != ends[:-1] or ends != sorted(ends) or ends[-1] != made:
-            raise UsageError(f"turn: spans must cover the {made} tokens of the completion in order, got {self.spans}")
+        own = made if self.by == "policy" else 0
+        if [span.start for span in self.spans] != ends[:-1] or ends != sorted(ends) or ends[-1] != own:
+            raise UsageError(f"turn: spans must cover the {own} tokens of the policy in order, got {self.spans}")
         for span in self.spans:
             if not 0 < span.probability <= 1:
                 raise UsageError(f"turn: a version's probability must lie in (0, 1], got {span.probability}")

@@ -45,6 +45,7 @@ class Store:
         self.where = str(where)
         self._database = Database(where)
         self._turns = writing.RecentTurns()
+        self._record = partial(writing.record_all, recent=self._turns)  # one object: what is alike is done at once
         try:
             self._database.open(migrate)
         except BaseException:
@@ -87,7 +88,7 @@ class Store:
             UsageError: `after` names a turn of another episode.
             StoreUnavailable: it cannot be written now.
         """
-        done = self._database.write(lambda connection: writing.record(connection, turns, self._turns))
+        done = self._database.write_each(self._record, turns)
         done.add_done_callback(lambda future: self._turns.put(turns) if future.exception() is None else None)
         return done
 
@@ -118,7 +119,7 @@ class Store:
             StoreConflict: the idempotency key (or the id) was used for something else.
             StoreUnavailable: it cannot be written now.
         """
-        return self._database.write(lambda connection: writing.give(connection, feedback, under_way))
+        return self._database.write_each(writing.give_all, (feedback, under_way))
 
     def probe(self) -> None:
         """Write something and wait for the disk: whether an acknowledgement could be given now.

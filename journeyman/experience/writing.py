@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from journeyman.experience.schema import EPISODES, LOG, MENTIONS, VERSIONS
 from journeyman.experience.served_codec import decode_feedback, encode_feedback, encode_turn
 from journeyman.experience.statements import (
     CHANGED_EPISODE,
-    DIGEST_OF,
     DIGESTS_OF,
     EPISODE_OF,
     EPISODES_OF,
@@ -32,6 +31,8 @@ from journeyman.experience.statements import (
     NEW_VERSION,
     RECORD_OF,
     RECORD_ONCE,
+    ROWS_OF,
+    SERVED,
     VERSIONS_OF,
 )
 from journeyman.types import Trajectory
@@ -111,39 +112,53 @@ def _row(t: Trajectory, number: int, now: float) -> dict[str, Any]:
     }
 
 
-def record(connection: Connection, turns: Sequence[ServedTurn], recent: RecentTurns) -> None:
-    """Keep turns that were served."""
+def record_all(connection: Connection, groups: Sequence[Sequence[ServedTurn]], recent: RecentTurns) -> Sequence[None]:
+    """Keep the turns that each of several callers was served; many cost hardly more statements than one."""
+    turns = [turn for group in groups for turn in group]
+    pages = [{"ids": page} for page in _pages([turn.id for turn in turns])]
+    there = {row.id: row.digest for page in pages for row in connection.execute(DIGESTS_OF, page)}
+    index = _index_rows(connection, {turn.episode for turn in turns})
+    new = {turn.episode for turn in turns} - index.keys()
+    entries: list[Entry] = []
+    fresh: dict[str, ServedTurn] = {}
     for turn in turns:
-        row = _index_row(connection, turn.episode)
-        if row is not None and row.erased is not None:
+        row = index.get(turn.episode)
+        if row is not None and row["erased"] is not None:
             raise NotKept(turn.episode, erased=True)
-        if row is not None and row.origin == "learning":
+        if row is not None and row["origin"] == "learning":
             raise StoreConflict(f"the episode {turn.episode} was kept whole by the learning loop: it has no more turns")
-        before = turn_before(connection, turn, recent.get)
-        text, columns = encode_turn(turn, before)
-        if there := _digest_of(connection, turn.id):
-            if there != digest(text, columns):
-                raise StoreConflict(f"the turn {turn.id} is kept already, with other content")
-            continue
-        entry = Entry("turn", turn.id, text, columns, (turn.episode,), turn.key, turn.user)
-        number = append(connection, [entry])
-        old = row if row is not None and row.origin == "served" else None
-        values = {
-            "first": old.first if old else number,
-            "last": number,
-            "origin": "served",
-            "job": turn.job or (old.job if old else ""),
-            "ending": ENDINGS[turn.finish].value,
-            "value": _number(turn.values[-1]) if len(turn.values) else None,
-            "taught": (old.taught if old else 0) + (turn.by == "teacher"),
-            "turns": (old.turns if old else 0) + 1,
-            "key_id": old.key_id if old else turn.key,
-            "user_id": old.user_id if old else turn.user,
-            "started": min(old.started, turn.started) if old else turn.started,
-            "updated": turn.ended if row is None else max(row.updated, turn.ended),
-        }
-        _put(connection, turn.episode, values, new=row is None)
-        _made_by(connection, turn.episode, {span.version for span in turn.spans}, new=row is None)
+        text, columns = encode_turn(turn, turn_before(connection, turn, lambda id: fresh.get(id) or recent.get(id)))
+        content = digest(text, columns)
+        if turn.id not in there:
+            entries.append(Entry("turn", turn.id, text, columns, (turn.episode,), turn.key, turn.user, digest=content))
+            there[turn.id], fresh[turn.id] = content, turn
+        elif there[turn.id] != content:
+            raise StoreConflict(f"the turn {turn.id} is kept already, with other content")
+    first = append(connection, entries)
+    for number, turn in enumerate(fresh.values(), first):
+        index[turn.episode] = {**index.get(turn.episode, {}), **_served(index.get(turn.episode), turn, number)}
+    _put_all(connection, {turn.episode: index[turn.episode] for turn in fresh.values()}, new)
+    _made_by(connection, fresh.values(), new)
+    return [None] * len(groups)
+
+
+def _served(row: Mapping[str, Any] | None, turn: ServedTurn, number: int) -> dict[str, Any]:
+    """A served episode in the index, with its new turn; `row` as it was."""
+    old = row if row is not None and row["origin"] == "served" else None
+    return {
+        "first": old["first"] if old else number,
+        "last": number,
+        "origin": "served",
+        "job": turn.job or (old["job"] if old else ""),
+        "ending": ENDINGS[turn.finish].value,
+        "value": _number(turn.values[-1]) if len(turn.values) else None,
+        "taught": (old["taught"] if old else 0) + (turn.by == "teacher"),
+        "turns": (old["turns"] if old else 0) + 1,
+        "key_id": old["key_id"] if old else turn.key,
+        "user_id": old["user_id"] if old else turn.user,
+        "started": min(old["started"], turn.started) if old else turn.started,
+        "updated": turn.ended if row is None else max(row["updated"], turn.ended),
+    }
 
 
 def declare(connection: Connection, metric: Metric) -> None:
@@ -154,6 +169,11 @@ def declare(connection: Connection, metric: Metric) -> None:
     if there is None:
         id = f"metric {metric.name}"
         append(connection, [Entry("metric", id, canonical({"kind": "metric", "id": id, **asdict(metric)}))])
+
+
+def give_all(connection: Connection, given: Sequence[tuple[Feedback, bool]]) -> list[Feedback]:
+    """Keep what several callers said."""
+    return [give(connection, feedback, under_way) for feedback, under_way in given]
 
 
 def give(connection: Connection, feedback: Feedback, under_way: bool) -> Feedback:
@@ -269,10 +289,6 @@ def probe(connection: Connection) -> None:
     connection.execute(text("UPDATE migrations SET date = date"))
 
 
-def _digest_of(connection: Connection, id: str) -> str | None:
-    return connection.execute(DIGEST_OF, {"of": id}).scalar()
-
-
 def _index_row(connection: Connection, id: str) -> Row[Any] | None:
     return connection.execute(EPISODE_OF, {"of": id}).first()
 
@@ -284,10 +300,27 @@ def _put(connection: Connection, id: str, values: dict[str, Any], *, new: bool) 
         connection.execute(CHANGED_EPISODE, {"of": id, **values})
 
 
-def _made_by(connection: Connection, id: str, versions: set[int], *, new: bool) -> None:
-    known: set[int] = set() if new else set(connection.execute(VERSIONS_OF, {"of": id}).scalars())
-    if fresh := [{"episode": id, "version": version} for version in sorted(versions - known)]:
-        connection.execute(NEW_VERSION, fresh)
+def _index_rows(connection: Connection, ids: set[str]) -> dict[str, dict[str, Any]]:
+    pages = [{"ids": page} for page in _pages(sorted(ids))]
+    return {row["id"]: dict(row) for page in pages for row in connection.execute(ROWS_OF, page).mappings()}
+
+
+def _put_all(connection: Connection, rows: Mapping[str, dict[str, Any]], new: set[str]) -> None:
+    """Write what `_served` made of these episodes."""
+    values = {id: {name: row[name] for name in SERVED} for id, row in rows.items()}
+    if born := [{"id": id, **row} for id, row in values.items() if id in new]:
+        connection.execute(NEW_EPISODE, born)
+    if changed := [{"of": id, **row} for id, row in values.items() if id not in new]:
+        connection.execute(CHANGED_EPISODE, changed)
+
+
+def _made_by(connection: Connection, turns: Iterable[ServedTurn], new: set[str]) -> None:
+    """Note which versions made some of which episodes."""
+    made = {(turn.episode, span.version) for turn in turns for span in turn.spans}
+    pages = [{"ids": page} for page in _pages(sorted({episode for episode, _ in made} - new))]
+    made -= {(row.episode, row.version) for page in pages for row in connection.execute(VERSIONS_OF, page)}
+    if made:
+        connection.execute(NEW_VERSION, [{"episode": episode, "version": version} for episode, version in sorted(made)])
 
 
 def _number(value: float) -> float | None:

@@ -15,6 +15,7 @@ from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError
 from journeyman.serve.keys import EVERYBODY, Key, Scope
 from journeyman.serve.prepare import Caller
+from journeyman.serve.timeline import TRACED
 
 BEARER = HTTPBearer(auto_error=False, description="An API key; `:<name>` behind it makes its calls one episode.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
@@ -45,7 +46,8 @@ def caller(scope: Scope, *, counted: bool = True) -> Callable[..., Awaitable[Cal
         if counted:
             _rate(d, key, address)
         request.scope["journeyman.key"] = key.id
-        return Caller(key, address, session or None)
+        trace = {name: found for name in TRACED if (found := request.headers.get(name)) is not None}
+        return Caller(key, address, session or None, trace=trace)
 
     return check
 

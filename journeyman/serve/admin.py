@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import Field, StringConstraints
 
 from journeyman.errors import UnknownName
 from journeyman.serve.access import Admin, Served
+from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError
+from journeyman.serve.fleet import Member
 from journeyman.serve.keys import Scope
 from journeyman.serve.openai import Shape
 from journeyman.serve.replies import Reply, failures
@@ -38,6 +40,28 @@ class VersionList(Reply):
 
     current: int
     data: list[VersionReply]
+
+
+class ServedVersion(VersionReply):
+    """A version that is served."""
+
+    state: Literal["release", "candidate", "leaving"]
+    share: float = Field(description="Of the requests that ask for no version by name.")
+    running: int = Field(description="Replies under way.")
+
+
+class ServedList(Reply):
+    """All that are."""
+
+    data: list[ServedVersion]
+
+
+class SharesRequest(Shape):
+    """Which version gets which share of the requests."""
+
+    shares: dict[Annotated[int, Field(ge=1, lt=1 << 62)], float] = Field(
+        description="By the version's number. They add up to 1; versions not named get none.", min_length=1
+    )
 
 
 class KeyRequest(Shape):
@@ -104,10 +128,42 @@ async def weights(d: Served, who: Admin) -> dict[str, Any]:
     return {"current": d.version.number, "data": [shown(version) for version in d.versions.all]}
 
 
-@router.post("/weights", response_model=VersionReply)
+@router.post("/weights", response_model=VersionReply, responses=failures(409))
 async def replace(body: WeightsRequest, d: Served, who: Admin) -> dict[str, Any]:
-    """Serve other weights of the same shape. Replies under way go on with them; each token's version is kept."""
+    """Let the release have other weights of its shape. Replies under way go on with them; each token's version is
+    kept."""
     return shown(await d.replace(body.source))
+
+
+@router.get("/versions", response_model=ServedList)
+async def served(d: Served, who: Admin) -> dict[str, Any]:
+    """The versions that are served side by side."""
+    return {"data": [shown_member(d, member) for member in d.fleet.members]}
+
+
+@router.post("/versions", response_model=ServedVersion, status_code=201, responses=failures(409))
+async def load(body: WeightsRequest, d: Served, who: Admin) -> dict[str, Any]:
+    """Serve one more version, of the same tokenizer. It has no share yet: only who asks for it by name gets it."""
+    return shown_member(d, await d.load(body.source))
+
+
+@router.put("/shares", response_model=ServedList, responses=failures(404))
+async def divide(body: SharesRequest, d: Served, who: Admin) -> dict[str, Any]:
+    """Give the versions their shares, all at once. Episodes under way stay with their version."""
+    try:
+        d.divide(body.shares)
+    except UnknownName as error:
+        raise ApiError(404, error.mistake, "not_found") from error
+    return await served(d, who)
+
+
+@router.delete("/versions/{number}", response_model=ServedVersion, status_code=202, responses=failures(404, 409))
+async def dismiss(number: Annotated[int, Path(ge=1, lt=1 << 62)], d: Served, who: Admin) -> dict[str, Any]:
+    """Serve a version that has no share no longer. What is under way is finished; episodes go on with another."""
+    try:
+        return shown_member(d, d.dismiss(number))
+    except UnknownName as error:
+        raise ApiError(404, error.mistake, "not_found") from error
 
 
 @router.post("/drain", response_model=Drained)
@@ -159,6 +215,13 @@ async def erase(body: EraseRequest, d: Served, who: Admin) -> dict[str, Any]:
         d.store.erase, user=body.user, episodes=body.episodes, before=body.before, why=body.why
     )
     return {"erased": count}
+
+
+def shown_member(d: Deployment, member: Member) -> dict[str, Any]:
+    """A version that is served, for JSON."""
+    state = "leaving" if member.leaving else "release" if member is d.fleet.release else "candidate"
+    running = member.service.running
+    return {**shown(member.version), "state": state, "share": d.fleet.share(member), "running": running}
 
 
 def shown(version: Any) -> dict[str, Any]:

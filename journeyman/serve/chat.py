@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from journeyman.errors import JourneymanError
 from journeyman.serve.access import Looker, Served, User
+from journeyman.serve.asks import Answer, Ask, Delta
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError, from_ours
-from journeyman.serve.gateway import Answer, Ask, Delta
 from journeyman.serve.openai import ChatRequest, CompletionRequest
 from journeyman.serve.prepare import chat_asks, completion_asks
 from journeyman.serve.replies import ChatCompletion, Completion, Model, ModelList, failures
@@ -54,14 +54,13 @@ async def complete(body: CompletionRequest, d: Served, who: User, request: Reque
 
 @router.get("/v1/models", response_model=ModelList)
 async def models(d: Served, who: Looker) -> dict[str, Any]:
-    """What is served: the model by its name, and this very version of it."""
+    """What is served: the model by its name, which is assigned one of its versions, and each version."""
     return {"object": "list", "data": [d.model(name) for name in d.names]}
 
 
 @router.get("/v1/models/{model:path}", response_model=Model, responses=failures(404))
 async def model(model: str, d: Served, who: Looker) -> dict[str, Any]:
     """One of them."""
-    d.check_model(model)
     return d.model(model)
 
 
@@ -72,7 +71,9 @@ def _open(d: Deployment) -> None:
 
 
 def _shaper(d: Deployment, model: str, chat: bool, asks: Sequence[Ask], logprobs: bool, return_tokens: bool) -> Shaper:
-    return Shaper(chat, model, d.version.fingerprint, d.prompts.renderer, asks, logprobs, return_tokens)
+    return Shaper(
+        chat, model, asks[0].assigned.member.version.fingerprint, d.prompts.renderer, asks, logprobs, return_tokens
+    )
 
 
 def note(request: Request, asks: Sequence[Ask], said: dict[str, Any]) -> None:
@@ -120,26 +121,28 @@ async def _all(d: Deployment, asks: Sequence[Ask]) -> list[Answer]:
 async def _stream(request: Request, events: Any, shaper: Shaper, usage: bool) -> AsyncIterator[bytes]:
     """The answers as server-sent events. What fails now fails as an event, for the head is out."""
     answers: list[Answer] = []
+    held = b"".join(map(sse, shaper.first()))  # what goes along with the next piece: each costs a write of its own
     async with aclosing(events):
         try:
-            for chunk in shaper.first():
-                yield sse(chunk)
             async for event in events:
                 if isinstance(event, Delta) and (event.text or shaper.logprobs):
-                    yield sse(shaper.piece(event))
+                    yield held + sse(shaper.piece(event))
+                    held = b""
                 elif isinstance(event, Answer):
                     answers.append(event)
-                    for chunk in shaper.last(event):
-                        yield sse(chunk)
+                    held += b"".join(map(sse, shaper.last(event)))
+                    if len(answers) < len(shaper.asks):
+                        yield held
+                        held = b""
         except (ApiError, JourneymanError) as error:
             failure = error if isinstance(error, ApiError) else from_ours(error)
             request.scope["journeyman.log"] |= {"error": failure.code}
-            yield sse(failure.body)
+            yield held + sse(failure.body)
             return
     _note_answers(request, answers)
     if usage:
-        yield sse(shaper.total(answers))
-    yield sse("[DONE]")
+        held += sse(shaper.total(answers))
+    yield held + sse("[DONE]")
 
 
 def _note_answers(request: Request, answers: Sequence[Answer]) -> None:

@@ -26,10 +26,17 @@ class ServeConfig:
     """Let everybody in who reaches the port, without a key, on any address."""
     name: str = ""
     """What clients call the model; by default the name of the run or checkpoint."""
+    also: tuple[str, ...] = ()
+    """Other checkpoints to serve beside it, each with its share of the requests: `runs/new=0.05`."""
     job: str = ""
     """The job that episodes are kept under, and whose calibration makes a chance of V."""
     store: str = ""
     """Where episodes are kept: a file, or a SQLAlchemy URL; by default `experience.sqlite` in the run."""
+    teacher: str = ""
+    """An OpenAI-compatible API (`https://.../v1`) that answers where the model is unsure and a request asks for that;
+    its key is in the environment variable JOURNEYMAN_TEACHER_KEY."""
+    teacher_model: str = ""
+    """The teacher's name there."""
     slots: int = 64
     """Sequences that the engine holds at once: replies under way, and idle ones whose cache is kept for a next turn."""
     context: int | None = None
@@ -54,6 +61,8 @@ class ServeConfig:
     """Episodes kept in memory for their next turn; older ones are read from the store when they go on."""
     drain_seconds: float = 30.0
     """After SIGTERM, replies under way have this long to finish."""
+    telemetry: bool = False
+    """Send OpenTelemetry's spans of each answer to OTEL_EXPORTER_OTLP_ENDPOINT. Needs the extra `telemetry`."""
     log_prompts: bool = False
     """Write what was asked and answered into the log, too."""
 
@@ -75,10 +84,29 @@ class ServeConfig:
         if self.context is not None and self.context < 2:
             raise UsageError(f"serve: context must be at least 2, got {self.context}")
 
+        if sum(share for _, share in self.others) > 1:
+            raise UsageError(f"serve: the shares of `also` must add up to at most 1, got {' '.join(self.also)}")
+
+    @property
+    def others(self) -> list[tuple[str, float]]:
+        """The other checkpoints, each with its share."""
+        return [_shared(one) for one in self.also]
+
     @property
     def largest(self) -> int:
         """Bytes of the largest request."""
         return int(self.request_mebibytes * MEBIBYTE)
+
+
+def _shared(text: str) -> tuple[str, float]:
+    source, _, amount = text.rpartition("=")
+    try:
+        share = float(amount)
+    except ValueError:
+        share = -1.0
+    if not source or not 0 <= share <= 1:
+        raise UsageError(f"serve: also must be CHECKPOINT=SHARE with a share in [0, 1], got {text!r}")
+    return source, share
 
 
 def is_loopback(host: str) -> bool:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from journeyman import machine
 from journeyman.api import open_model
 from journeyman.engine.base import Engine
-from journeyman.errors import CheckpointError, JourneymanError, UnknownName, UsageError
+from journeyman.errors import CheckpointError, JourneymanError, StoreConflict, UnknownName, UsageError
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
 from journeyman.serve.config import ServeConfig
-from journeyman.serve.episodes import Episodes
+from journeyman.serve.episodes import Episode, Episodes
 from journeyman.serve.errors import ApiError
+from journeyman.serve.fleet import Assigned, Fleet, Member
 from journeyman.serve.gateway import Gateway
 from journeyman.serve.judge import Judge
 from journeyman.serve.keys import Keys, folder_of
@@ -30,6 +33,9 @@ from journeyman.serve.service import Service
 from journeyman.serve.versions import Version, Versions
 from journeyman.stages import native_engine
 
+if TYPE_CHECKING:
+    from journeyman.serve.telemetry import Telemetry
+
 CACHE = 1 / 4
 """Share of the memory that the engine's cache may take."""
 LEAST_CONTEXT = 1024
@@ -37,10 +43,10 @@ MINUTE, DAY = 60.0, 86400.0
 
 
 class Deployment:
-    """One model, served.
+    """A model, served: one version of it, or several side by side.
 
     Args:
-        loaded: the model.
+        loaded: the first version.
         engine: samples with it; nobody else may use it.
         store: keeps the episodes; closed with this.
         folder: where keys and versions are.
@@ -50,20 +56,23 @@ class Deployment:
     """
 
     def __init__(self, loaded: LoadedModel, engine: Engine, store: Store, folder: Path, config: ServeConfig) -> None:
-        self.config, self.loaded, self.store = config, loaded, store
+        self.config, self.store, self.context = config, store, engine.context
         self.name = config.name or loaded.source
         self.prompts = Prompts(loaded.tokenizer)
         self.keys = Keys(folder / "keys.json")
         self.versions = Versions(folder / "versions.json")
-        self.version = self.versions.of(loaded.model, loaded.source)
-        engine.load(loaded.model, self.version.number)
-        self.service = Service(engine, Judge(loaded, config.job))
+        version = self.versions.of(loaded.model, loaded.source)
+        engine.load(loaded.model, version.number)
+        self.fleet = Fleet(Member(version, loaded, Service(engine, Judge(loaded, config.job))))
         self.metrics, self.log = Metrics(), Log(config.log_prompts)
-        self.gateway = Gateway(self.service, store, self.metrics, config)
+        self.gateway = Gateway(self.fleet, store, self.metrics, config)
+        if config.telemetry:
+            self.gateway.telemetry = _telemetry(self.name)
         self.episodes = Episodes(config.episodes, lambda id: store.whole(id).turns)
         self.rates, self.feedback_rates = RateLimit(MINUTE), RateLimit(DAY)
         self.draining = False
         self._replacing = asyncio.Lock()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._watch()
 
     @staticmethod
@@ -81,91 +90,218 @@ class Deployment:
         engine = native_engine(judge.learner, slots=config.slots, context=context)
         store = Store(config.store or folder.parent / "experience.sqlite")
         name = config.name or Path(source).resolve().name
-        return Deployment(loaded, engine, store, folder, replace(config, name=name))
+        d = Deployment(loaded, engine, store, folder, replace(config, name=name))
+        shares: dict[int, float] = {}
+        for other, share in config.others:
+            member = d._member(open_model(other))  # in the order given: it has the versions' numbers
+            d.fleet.add(member)
+            shares[member.number] = share
+        d.fleet.divide({d.version.number: max(1 - sum(shares.values()), 0.0), **shares})
+        return d
+
+    # -- the release --------------------------------------------------------------------------------------
 
     @property
-    def judges(self) -> bool:
-        """Whether the model has a value function."""
-        return self.service.judge.knows
+    def version(self) -> Version:
+        """Which weights most requests get."""
+        return self.fleet.release.version
 
     @property
-    def names(self) -> tuple[str, str]:
-        """What clients may call the model: by its name, or this version of it."""
-        return self.name, f"{self.name}@{self.version.number}"
+    def loaded(self) -> LoadedModel:
+        """The model that they are of."""
+        return self.fleet.release.loaded
 
-    def check_model(self, name: str) -> None:
-        """Raises ApiError: 404, this is not what is served."""
-        if name not in self.names:
-            mistake = UnknownName("model", name, self.names).mistake
-            raise ApiError(404, mistake, "model_not_found", param="model")
+    @property
+    def service(self) -> Service:
+        """Its engine and V."""
+        return self.fleet.release.service
+
+    # -- what clients may ask for -------------------------------------------------------------------------
+
+    @property
+    def names(self) -> dict[str, Member]:
+        """What clients may call the model: by its name, or one of its versions."""
+        versions = {f"{self.name}@{one.number}": one for one in self.fleet.members if not one.leaving}
+        return {self.name: self.fleet.release, **versions}
+
+    def assign(self, name: str, user: str, episode: Episode) -> Assigned:
+        """Which version answers: the one that is asked for, or that the user, or else the episode, is assigned to. An
+        episode stays with its version as long as that is served.
+
+        Raises:
+            ApiError: 404, there is no such model.
+        """
+        member = self._named(name)
+        if name != self.name:
+            return Assigned(member)
+        old = episode.assigned
+        if old is not None and any(one.number == old[0] and not one.leaving for one in self.fleet.members):
+            return Assigned(self.fleet.of(old[0]), old[1])
+        new = self.fleet.assign(f"user {user}" if user else f"episode {episode.id}")
+        episode.assigned = new.member.number, new.probability
+        return new
+
+    def _named(self, name: str) -> Member:
+        found = self.names.get(name)
+        if found is None:
+            raise ApiError(404, UnknownName("model", name, self.names).mistake, "model_not_found", param="model")
+        return found
 
     def model(self, id: str) -> dict[str, Any]:
-        """The model as /v1/models shows it."""
+        """The model as /v1/models shows it.
+
+        Raises:
+            ApiError: 404, there is no such model.
+        """
+        member = self._named(id)
         ours = {
-            "version": self.version.number,
-            "digest": self.version.digest,
-            "source": self.version.source,
-            "state": "release",
-            "value_function": self.judges,
-            "context": self.service.context,
+            "version": member.number,
+            "digest": member.version.digest,
+            "source": member.version.source,
+            "state": "release" if member is self.fleet.release else "candidate",
+            "share": self.fleet.share(member),
+            "value_function": member.judges,
+            "context": self.context,
         }
-        created = int(self.version.since)
+        created = int(member.version.since)
         return {"id": id, "object": "model", "created": created, "owned_by": "journeyman", "journeyman": ours}
 
     def unready(self) -> str | None:
         """Why no new work is taken now; None where it is."""
         if self.draining:
             return "the server is shutting down"
-        if not self.service.alive or self.service.broken is not None:
-            return f"the engine failed: {self.service.broken}"
+        for service in (member.service for member in self.fleet.members):
+            if not service.alive or service.broken is not None:
+                return f"the engine failed: {service.broken}"
         return None if self.gateway.keeping else "experience cannot be written"
 
+    # -- versions come and go -----------------------------------------------------------------------------
+
+    async def load(self, source: str) -> Member:
+        """Serve one more version; nobody gets it but who asks for it by name, until it has a share.
+
+        Raises:
+            UsageError, CheckpointError: not there, or it does not fit. Nothing has changed.
+            StoreConflict: it is served already.
+        """
+        async with self._replacing:
+            member = await asyncio.to_thread(self._member, await self._opened(source))
+            try:
+                self.fleet.add(member)
+            except StoreConflict:
+                await asyncio.to_thread(member.service.close)
+                raise
+            self.log.write("loaded", version=member.number, source=member.version.source)
+            return member
+
+    def divide(self, shares: Mapping[int, float]) -> None:
+        """Give each version its share of the requests, from the next one on.
+
+        Raises:
+            UnknownName, UsageError: they are no shares of what is served. Nothing has changed.
+        """
+        self.fleet.divide(shares)
+        self.log.write("shares", shares={str(number): share for number, share in shares.items()})
+
+    def dismiss(self, number: int) -> Member:
+        """Serve a version no longer; what is under way is finished, then its engine goes.
+
+        Raises:
+            UnknownName: it is not served. StoreConflict: it still has a share.
+        """
+        member = self.fleet.dismiss(number)
+        self.log.write("dismissed", version=number)
+        task = asyncio.get_running_loop().create_task(self.fleet.emptied(member))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return member
+
     async def replace(self, source: str) -> Version:
-        """Serve other weights from now on, without a pause.
+        """Let the release have other weights from now on, without a pause.
 
         Raises:
             UsageError, CheckpointError: not there, or of another shape or tokenizer. Nothing has changed.
+            StoreConflict: another version that is served has them.
         """
         async with self._replacing:
-            try:
-                loaded = await asyncio.to_thread(open_model, source)
-            except (OSError, ValueError) as error:  # no name of a file: too long, or with a null character
-                if isinstance(error, JourneymanError):
-                    raise
-                raise UsageError(f"{source[:80]!r} cannot be a model", reason=str(error)[:200]) from error
-            self._check(loaded)
+            loaded = await self._opened(source)
+            self._check_texts(loaded)
+            release = self.fleet.release
+            if replace(loaded.model.config, hf={}) != replace(self.loaded.model.config, hf={}):  # `hf`: the file's own
+                raise _misfit(loaded, "its shape is another", "load it as a version of its own: POST /admin/versions")
             version = await asyncio.to_thread(self.versions.of, loaded.model, loaded.source)
+            if any(one.number == version.number for one in self.fleet.members if one is not release):
+                raise StoreConflict(f"version {version.number} is served already", fix="give it the largest share")
             judge = Judge(loaded, self.config.job)
-            await asyncio.wrap_future(self.service.load(loaded.model, judge, version.number))
-            self.loaded, self.version = loaded, version
+            await asyncio.wrap_future(release.service.load(loaded.model, judge, version.number))
+            release.loaded, release.version = loaded, version
             self.log.write("weights", version=version.number, source=version.source)
             return version
 
-    def _check(self, loaded: LoadedModel) -> None:
-        old, new = self.loaded, loaded
-        configs = [replace(one.model.config, hf={}) for one in (old, new)]  # `hf` is what the file says beside
-        same = configs[0] == configs[1] and old.tokenizer.get_vocab() == new.tokenizer.get_vocab()
-        if not same or old.tokenizer.chat_template != new.tokenizer.chat_template:
-            raise CheckpointError(
-                f"{loaded.source} does not fit what is served",
-                reason="its shape, its tokenizer or its chat template is another",
-                fix="serve it with a server of its own",
-            )
+    async def _opened(self, source: str) -> LoadedModel:
+        try:
+            return await asyncio.to_thread(open_model, source)
+        except (OSError, ValueError) as error:  # no name of a file: too long, or with a null character
+            if isinstance(error, JourneymanError):
+                raise
+            raise UsageError(f"{source[:80]!r} cannot be a model", reason=str(error)[:200]) from error
+
+    def _member(self, loaded: LoadedModel) -> Member:
+        """A version with an engine of its own, with as many slots as the first."""
+        self._check_texts(loaded)
+        if loaded.model.config.max_positions < self.context:
+            reason = f"it reads {loaded.model.config.max_positions} tokens, and the others {self.context}"
+            raise _misfit(loaded, reason, "serve all with a smaller --context")
+        version = self.versions.of(loaded.model, loaded.source)
+        judge = Judge(loaded, self.config.job)
+        engine = native_engine(judge.learner, slots=self.config.slots, context=self.context)
+        engine.load(loaded.model, version.number)
+        return Member(version, loaded, Service(engine, judge))
+
+    def _check_texts(self, new: LoadedModel) -> None:
+        """Tokens of one version must mean the same to all: an episode may go on with another."""
+        old = self.loaded.tokenizer
+        same = old.get_vocab() == new.tokenizer.get_vocab() and old.chat_template == new.tokenizer.chat_template
+        if not same:
+            raise _misfit(new, "its tokenizer or its chat template is another", "serve it with a server of its own")
 
     def _watch(self) -> None:
-        watch, service = self.metrics.watch, self.service
-        watch("journeyman_running", "Replies under way.", lambda: service.running)
-        watch("journeyman_waiting", "Orders in line for a slot.", lambda: service.waiting)
-        watch("journeyman_kept", "Idle sequences whose cache is kept.", lambda: service.kept)
+        watch = self.metrics.watch
+        for name, what in (
+            ("running", "Replies under way."),
+            ("waiting", "Orders in line for a slot."),
+            ("kept", "Idle sequences whose cache is kept."),
+        ):
+            watch(f"journeyman_{name}", what, partial(self._total, name))
         watch("journeyman_outstanding", "Answers asked for and not there yet.", lambda: self.gateway.outstanding)
-        watch("journeyman_version", "Version of the weights.", lambda: self.version.number)
+        watch("journeyman_version", "Version of the release.", lambda: self.version.number)
         watch("journeyman_ready", "Whether new work is taken.", lambda: float(self.unready() is None))
+
+    def _total(self, name: str) -> float:
+        return float(sum(getattr(member.service, name) for member in self.fleet.members))
 
     async def close(self) -> None:
         """Let go of everything; what was said is kept first."""
         await self.gateway.settle()
-        await asyncio.to_thread(self.service.close)
+        for task in tuple(self._leaving):
+            task.cancel()
+        await asyncio.to_thread(self.fleet.close)
         await asyncio.to_thread(self.store.close)
+        if self.gateway.telemetry is not None:
+            await asyncio.to_thread(self.gateway.telemetry.close)
+
+
+def _telemetry(name: str) -> Telemetry:
+    try:
+        from journeyman.serve.telemetry import Telemetry  # takes a while to import, and most do without
+    except ModuleNotFoundError as error:
+        fix = "pip install 'journeyman[telemetry]'"
+        raise UsageError("telemetry needs more", reason=str(error), fix=fix) from error
+    return Telemetry(name)
+
+
+def _misfit(loaded: LoadedModel, reason: str, fix: str) -> CheckpointError:
+    return CheckpointError(f"{loaded.source} does not fit what is served", reason=reason, fix=fix)
 
 
 def fitting(model: Decoder, slots: int) -> int:

@@ -69,6 +69,8 @@ class Episode:
     turns: dict[bytes, Turn] = field(default_factory=dict[bytes, Turn])
     """By their trail; of two that said the same, the later one."""
     last: Turn | None = None
+    assigned: tuple[int, float] | None = None
+    """The version that it stays with, and the probability with which it got it."""
 
     def add(self, turn: Turn) -> None:
         """A turn was answered."""
@@ -187,6 +189,8 @@ def restored(id: str, turns: Sequence[ServedTurn]) -> Episode:
     known: dict[str, Turn] = {}
     for turn in turns:
         made = sampled(turn.completion.tolist(), turn.logprobs.tolist())
+        if turn.by == "teacher":
+            made = History.of(turn.completion.tolist())
         after = known.get(turn.after or "")
         prompt = turn.prompt
         if after is not None:
@@ -200,4 +204,7 @@ def restored(id: str, turns: Sequence[ServedTurn]) -> Episode:
         text = str(turn.parameters.get("text", ""))
         known[turn.id] = Turn(turn.id, after, trail, History.of(prompt.tolist()).then(made), text)
         episode.add(known[turn.id])
+    by_chance = [turn.spans[0] for turn in turns if turn.spans and "model" not in turn.parameters]
+    if by_chance:
+        episode.assigned = by_chance[-1].version, by_chance[-1].probability
     return episode

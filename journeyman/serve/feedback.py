@@ -207,6 +207,7 @@ def turn(d: Deployment, one: ServedTurn) -> dict[str, Any]:
         "messages": list(one.messages),
         "reply": dict(one.reply),
         "parameters": dict(one.parameters),
+        "by": one.by,
         "finish": one.finish,
         "temperature": one.temperature,
         "started": one.started,

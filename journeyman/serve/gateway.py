@@ -12,123 +12,40 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from journeyman.engine.base import Sampling
 from journeyman.errors import JourneymanError, StoreError, StoreUnavailable
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import Finish as Kept
-from journeyman.experience.records import ServedTurn, VersionSpan
+from journeyman.experience.records import ServedTurn
 from journeyman.experience.store import Store
-from journeyman.search.strategies import SearchConfig
+from journeyman.serve.asks import Answer, Ask, Delta
 from journeyman.serve.config import ServeConfig
-from journeyman.serve.episodes import Episode, Joint, Place, Turn, onward
+from journeyman.serve.endings import kept_as, message_of, spans_of
+from journeyman.serve.episodes import Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
+from journeyman.serve.fleet import Fleet
+from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
-from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Service, Started, sampled
-from journeyman.serve.talk import Listener, Teller
+from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Started, sampled
+from journeyman.serve.talk import Teller
+from journeyman.serve.teacher import NoAnswer, Teacher
 from journeyman.serve.think import Stopped, Thought, think
+from journeyman.serve.timeline import Timeline
 from journeyman.serve.tools import Said
+
+if TYPE_CHECKING:
+    from journeyman.serve.telemetry import Telemetry
 
 USUAL = 64.0
 """Tokens of a reply, before there was one."""
 RECHECK, CHECK = 1.0, 15.0
 """Seconds between trials of the store, while it does not take anything and while it does."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One answer that a request wants.
-
-    Attributes:
-        index: its number among the request's choices.
-        episode, place: where it goes on.
-        history: all tokens before it; the first `held` of them are those of the turn before.
-        sampling, seed, reseed: how; see :class:`Order`.
-        listener: how the reply is read.
-        trail: stands for all messages before it; None for bare text.
-        text: all text before it, where it was bare text.
-        must_call: whether an answer without a tool call is none.
-        threshold: of V, below which it is withheld.
-        search: how long to think.
-        streamed: whether to tell it while it grows.
-        record: what is kept of the request, beside what is known here.
-    """
-
-    index: int
-    episode: Episode
-    place: Place
-    history: History
-    held: int
-    sampling: Sampling
-    seed: int
-    reseed: bool
-    listener: Listener
-    trail: bytes | None
-    record: Mapping[str, Any]
-    text: str = ""
-    must_call: bool = False
-    threshold: float | None = None
-    search: SearchConfig = field(default_factory=SearchConfig)
-    streamed: bool = False
-
-    @property
-    def buffered(self) -> bool:
-        """Whether nothing may be shown before it is finished."""
-        return self.threshold is not None or self.search.think > 1
-
-
-@dataclass(frozen=True)
-class Delta:
-    """More of an answer: text that can be shown, and the tokens that were sampled since."""
-
-    index: int
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A finished answer, which is on the disk.
-
-    Attributes:
-        ask: what it answers.
-        turn: its id.
-        message: as the client gets it.
-        said: the reply taken apart.
-        unsure: whether it was withheld.
-        finished: the reply itself.
-        rest: text that a stream has not shown yet.
-        cached: tokens of its history that were not read again.
-        thought: what a search has spent.
-    """
-
-    ask: Ask
-    turn: str
-    message: Mapping[str, Any]
-    said: Said
-    unsure: bool
-    finished: Finished
-    rest: str
-    cached: int
-    thought: Thought | None
-
-    @property
-    def joint(self) -> Joint:
-        """How it follows what was there."""
-        return self.ask.place.joint
-
-    @property
-    def finish(self) -> str:
-        """OpenAI's `finish_reason`."""
-        if self.said.calls and not self.unsure:
-            return "tool_calls"
-        return "stop" if self.finished.finish == "stop" else "length"
 
 
 @dataclass
@@ -149,12 +66,17 @@ class _Running:
 class Gateway:
     """Answers requests. Used from one event loop."""
 
-    def __init__(self, service: Service, store: Store, metrics: Metrics, config: ServeConfig) -> None:
-        self.service, self.store, self.metrics, self.config = service, store, metrics, config
+    def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig) -> None:
+        self.fleet, self.store, self.metrics, self.config = fleet, store, metrics, config
+        self.telemetry: Telemetry | None = None
+        self.teacher = None
+        if config.teacher:
+            self.teacher = Teacher(config.teacher, config.teacher_model, config.reply_seconds)
         self.outstanding = 0
         """Answers that were asked for and are not there yet."""
         self.usual = USUAL
         self._unkept: float | None = None
+        self._mail: Mail | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -177,7 +99,7 @@ class Gateway:
             )
 
     def _check_room(self, answers: int) -> None:
-        if self.outstanding + answers > self.service.engine.slots + self.config.queue:
+        if self.outstanding + answers > self.fleet.slots + self.config.queue:
             raise ApiError(429, "the server is busy: too many requests wait already", "queue_full", retry_after=2)
 
     async def check(self) -> None:
@@ -207,11 +129,10 @@ class Gateway:
             ApiError: one did not begin in time, the engine failed, or an answer could not be kept.
         """
         self._check_room(len(asks))
-        loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Event]]()
-
-        def hear(index: int, event: Event) -> None:
-            with suppress(RuntimeError):  # the loop is gone
-                loop.call_soon_threadsafe(events.put_nowait, (index, event))
+        events, loop = Inbox(), asyncio.get_running_loop()
+        if self._mail is None:
+            self._mail = Mail(loop)
+        hear = partial(self._mail.put, events)
 
         running = {ask.index: self._begin(ask, hear) for ask in asks}
         self.outstanding += len(asks)
@@ -260,18 +181,18 @@ class Gateway:
         if ask.search.think > 1:
             self._spawn(self._think(one, order, hear))
         else:
-            one.asked = self.service.ask(order, lambda event: hear(ask.index, event))
+            one.asked = ask.assigned.member.service.ask(order, lambda event: hear(ask.index, event))
         return one
 
     async def _think(self, one: _Running, order: Order, hear: Any) -> None:
-        ask, seats = one.ask, one.ask.search.slots
-        loan = self.service.borrow(seats)
+        ask, seats, service = one.ask, one.ask.search.slots, one.ask.assigned.member.service
+        loan = service.borrow(seats)
         try:
             await asyncio.wrap_future(loan)
             hear(ask.index, Started(0))
             timer = asyncio.get_running_loop().call_later(self.config.reply_seconds, one.stop.set)
             one.thought = await asyncio.to_thread(
-                think, self.service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
+                think, service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
             )
             timer.cancel()
             hear(ask.index, one.thought.finished)
@@ -279,7 +200,7 @@ class Gateway:
             hear(ask.index, Failed(error))
         finally:
             if loan.done() and not loan.cancelled() and loan.exception() is None:
-                self.service.give_back(seats)
+                service.give_back(seats)
 
     def _progress(self, one: _Running, event: Progress) -> Delta:
         if not one.started:
@@ -299,42 +220,103 @@ class Gateway:
             self.metrics.first_token.observe(time.time() - one.since)
         said = ask.listener.read(finished.tokens)
         unsure = ask.threshold is not None and finished.value is not None and finished.value < ask.threshold
-        message = _message(said, finished.value, ask.threshold if unsure else None, one.turn)
-        kept = _kept(finished, said, unsure)
+        message = message_of(said, finished.value, ask.threshold if unsure else None, one.turn)
+        kept = kept_as(finished, said, unsure)
+        ended = time.time()
         await self.keep(self._turn(one, finished, message, kept))
         self._count(finished, kept)
-        if finished.finish != "cancelled":
-            self._join(one, finished, message)
+        if self.telemetry is not None:
+            self.telemetry.note(self._timeline(one, finished, kept, ended))
+        gone = finished.finish == "cancelled"
+        if unsure and not gone and (taught := await self._taught(one, finished)) is not None:
+            return taught
+        if not gone:
+            ask.episode.add(self._next(ask, one.turn, message, sampled(finished.tokens, finished.logprobs)))
         if ask.must_call and not said.calls and not unsure:
             raise ApiError(422, "the model did not call a tool as it was told to", "tool_choice_unmet")
         rest = one.teller.rest(said)
         return Answer(ask, one.turn, message, said, unsure, finished, rest, one.cached, one.thought)
 
-    def _turn(self, one: _Running, finished: Finished, message: Mapping[str, Any], kept: Kept) -> ServedTurn:
+    async def _taught(self, one: _Running, withheld: Finished) -> Answer | None:
+        """The teacher's answer in place of one that is withheld; None where it gives none, or is not to be asked.
+
+        Raises:
+            ApiError: it could not be kept.
+        """
+        ask, started = one.ask, time.time()
+        if self.teacher is None or ask.hand_over is None:
+            return None
+        try:
+            text = await asyncio.to_thread(self.teacher.answer, ask.record["messages"], ask.sampling.max_tokens)
+        except NoAnswer:
+            self.metrics.taught.labels("silent").inc()
+            return None
+        self.metrics.taught.labels("answered").inc()
+        tokens = tuple(await asyncio.to_thread(ask.hand_over, text))
+        values = np.full(len(ask.history) + len(tokens), np.nan, np.float32)
+        finished = Finished(tokens, (), "stop", (), values, None)
+        said, turn = Said(text), uuid7()
+        message = message_of(said, None, None, turn)
+        numbered = replace(finished, logprobs=(0.0,) * len(tokens))
+        more = {"id": turn, "by": "teacher", "started": started, "temperature": 0.0}
+        await self.keep(self._turn(one, numbered, message, "stop", **more))
+        ask.episode.add(self._next(ask, turn, message, History.of(tokens)))
+        self.metrics.finishes.labels("stop").inc()
+        was = (one.turn, withheld.value)
+        return Answer(
+            ask, turn, message, said, False, finished, text, one.cached, one.thought, by="teacher", withheld=was
+        )
+
+    def _timeline(self, one: _Running, finished: Finished, kept: Kept, ended: float) -> Timeline:
+        """Where its time went."""
+        ask, asked = one.ask, one.asked
+        seated = one.since if asked is None or asked.seated is None else asked.seated
+        phases = [("queue", one.since, seated)]
+        if asked is None:
+            phases += [("search", seated, ended)]
+        else:
+            first = asked.first or ended
+            phases += [("prefill", seated, first), ("decode", first, ended)]
+        facts: dict[str, str | int | float] = {
+            "gen_ai.response.model": str(ask.assigned.member.number),
+            "gen_ai.usage.input_tokens": len(ask.history),
+            "gen_ai.usage.output_tokens": len(finished.tokens),
+            "gen_ai.response.finish_reasons": kept,
+            "journeyman.episode_id": ask.episode.id,
+            "journeyman.turn_id": one.turn,
+        }
+        if finished.value is not None:
+            facts["journeyman.value"] = finished.value
+        return Timeline(ask.came, (*phases, ("store", ended, time.time())), ask.trace, facts)
+
+    def _turn(
+        self, one: _Running, finished: Finished, message: Mapping[str, Any], kept: Kept, **otherwise: Any
+    ) -> ServedTurn:
         ask = one.ask
         after = ask.place.turn or (ask.episode.last if ask.place.joint == "rewritten" else None)
+        known: dict[str, Any] = {
+            "id": one.turn,
+            "started": one.since,
+            "ended": time.time(),
+            "after": None if after is None else after.id,
+            "choice": ask.index,
+            "temperature": ask.sampling.temperature,
+        }
         return ServedTurn(
-            id=one.turn,
             episode=ask.episode.id,
             prompt=ask.history.tokens,
             completion=np.asarray(finished.tokens, np.int32),
             logprobs=np.asarray(finished.logprobs, np.float32),
             values=finished.values,
-            spans=_spans(finished),
+            spans=spans_of(finished, ask.assigned.probability),
             finish=kept,
-            started=one.since,
-            ended=time.time(),
-            after=None if after is None else after.id,
-            choice=ask.index,
             reply=message,
-            temperature=ask.sampling.temperature,
-            **ask.record,
+            **known | dict(ask.record) | otherwise,
         )
 
-    def _join(self, one: _Running, finished: Finished, message: Mapping[str, Any]) -> None:
-        """Let the episode know its new turn."""
-        ask, after = one.ask, one.ask.place.turn
-        new = ask.history.then(sampled(finished.tokens, finished.logprobs))
+    def _next(self, ask: Ask, id: str, message: Mapping[str, Any], reply: History) -> Turn:
+        """The new turn of the episode."""
+        after, new = ask.place.turn, ask.history.then(reply)
         if after is not None and ask.held:
             new = History(new.tokens[ask.held :], new.mask[ask.held :], new.logprobs[ask.held :])
         else:
@@ -343,8 +325,8 @@ class Gateway:
         if ask.trail is not None:
             trail = onward(ask.trail, ChatMessage.model_validate(message))
         else:
-            text, trail = ask.text + str(message["content"]), one.turn.encode()
-        ask.episode.add(Turn(one.turn, after, trail, new, text))
+            text, trail = ask.text + str(message["content"]), id.encode()
+        return Turn(id, after, trail, new, text)
 
     async def keep(self, turn: ServedTurn) -> None:
         """Wait until a turn is on the disk.
@@ -372,15 +354,15 @@ class Gateway:
 
     # -- those who went away ----------------------------------------------------------------------------
 
-    def _leave(self, running: Mapping[int, _Running], events: asyncio.Queue[tuple[int, Event]]) -> None:
+    def _leave(self, running: Mapping[int, _Running], events: Inbox) -> None:
         """Nobody listens any more: free the slots, and keep what was said."""
         for one in running.values():
             one.stop.set()
             if one.asked is not None:
-                self.service.cancel(one.asked)
+                one.ask.assigned.member.service.cancel(one.asked)
         self._spawn(self._keep_rest(dict(running), events))
 
-    async def _keep_rest(self, running: dict[int, _Running], events: asyncio.Queue[tuple[int, Event]]) -> None:
+    async def _keep_rest(self, running: dict[int, _Running], events: Inbox) -> None:
         with suppress(ApiError, TimeoutError):
             while running:
                 index, event = await asyncio.wait_for(events.get(), 60)
@@ -402,7 +384,7 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=5)
 
 
-async def _next(events: asyncio.Queue[tuple[int, Event]], deadline: float | None) -> tuple[int, Event]:
+async def _next(events: Inbox, deadline: float | None) -> tuple[int, Event]:
     """The next event; with a deadline, an error once it is over."""
     if deadline is None or not events.empty():
         return await events.get()
@@ -420,47 +402,6 @@ def _failure(error: Exception) -> ApiError:
         found = from_ours(error)
         return found if found.status < 500 else ApiError(500, found.message, "engine_failed")
     return ApiError(500, f"the engine failed: {type(error).__name__}", "engine_failed")
-
-
-def _message(said: Said, value: float | None, threshold: float | None, turn: str) -> dict[str, Any]:
-    """The reply as a message; with a threshold, the admission that it is unsure."""
-    if threshold is not None:
-        refusal = (
-            f"I am unsure: I expect my answer to be right with a chance of {value:.2f}, asked for {threshold:.2f}."
-        )
-        return {"role": "assistant", "content": None, "refusal": refusal}
-    message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
-    if said.calls:
-        message["content"] = said.content or None
-        message["tool_calls"] = [
-            {
-                "id": f"call_{turn.replace('-', '')[-20:]}{number:02d}",
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for number, call in enumerate(said.calls)
-        ]
-    return message
-
-
-def _kept(finished: Finished, said: Said, unsure: bool) -> Kept:
-    """How the store says that it ended."""
-    if unsure:
-        return "abstained"
-    if finished.finish == "stop":
-        return "tool_calls" if said.calls else "stop"
-    return "length" if finished.finish == "context" else finished.finish
-
-
-def _spans(finished: Finished) -> tuple[VersionSpan, ...]:
-    """Which version made which tokens. One model is served, so each was assigned for certain."""
-    starts = [*(start for _, start in finished.versions), len(finished.tokens)]
-    versions = [version for version, _ in finished.versions]
-    return tuple(
-        VersionSpan(version, start, stop)
-        for version, start, stop in zip(versions, starts, starts[1:], strict=False)
-        if stop > start
-    )
 
 
 def drawn_seed(seed: int | None, index: int) -> int:

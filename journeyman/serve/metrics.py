@@ -29,6 +29,7 @@ class Metrics:
             "journeyman_value", "The value of answers, where there is a value function.", buckets=TENTHS, registry=r
         )
         self.finishes = Counter("journeyman_answers", "Answers by how they ended.", ["finish"], registry=r)
+        self.taught = Counter("journeyman_handed_over", "Answers left to the teacher.", ["teacher"], registry=r)
         self.feedback = Counter("journeyman_feedback", "Feedback that was kept, by metric.", ["metric"], registry=r)
         self.unkept = Counter("journeyman_store_failures", "What could not be written to the store.", registry=r)
 

@@ -115,6 +115,9 @@ class Extension(Shape):
     threshold: float | None = Field(
         None, ge=0, le=1, description="With a value below this the answer says that it is unsure."
     )
+    on_unsure: Literal["abstain", "teacher"] = Field(
+        "abstain", description="What happens then: nothing is answered, or the server's teacher answers."
+    )
     return_tokens: bool = Field(
         False, description="Give the exact ids of the prompt's and the answer's tokens, and log-probabilities."
     )

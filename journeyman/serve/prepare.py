@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from journeyman.engine.base import Sampling
 from journeyman.errors import UsageError
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import check_name
+from journeyman.serve.asks import Ask
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.episodes import Episode, Place, Turn, manner_of, place, trails
 from journeyman.serve.errors import ApiError
-from journeyman.serve.gateway import Ask, drawn_seed
+from journeyman.serve.fleet import Assigned
+from journeyman.serve.gateway import drawn_seed
 from journeyman.serve.keys import Key
 from journeyman.serve.openai import ChatRequest, Common, CompletionRequest, ToolChoice
 from journeyman.serve.prompts import Manner
 from journeyman.serve.service import History
 from journeyman.serve.talk import Listener
+
+T = TypeVar("T")
+SHORT = 2000
+"""Characters that are tokenized on the event loop, in well under a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,16 @@ class Caller:
         address: where from.
         session: their own name for what they are at.
         episode: the id of the episode that they go on with, by a header.
+        came: when they did, in Unix seconds.
+        trace: headers that say which trace their request is part of.
     """
 
     key: Key
     address: str
     session: str | None = None
     episode: str | None = None
+    came: float = field(default_factory=time.time)
+    trace: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[Ask]:
@@ -47,11 +59,14 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     """
     _refuse_of_chat(body)
     _check(d, body)
+    if body.journeyman.on_unsure == "teacher":
+        _check_hand_over(d, body)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
     forced = body.tool_choice == "required" or isinstance(body.tool_choice, ToolChoice)
     if forced and not tools:
         raise ApiError(400, "tool_choice: there are no tools to choose from", "invalid_value", param="tool_choice")
-    if sum(len(message.text) for message in body.messages) > d.service.context * d.prompts.longest:
+    size = sum(len(message.text) for message in body.messages)
+    if size > d.context * d.prompts.longest:
         raise _too_long(d, None)
     if body.messages[-1].role == "assistant":
         raise ApiError(400, "messages: the last one must not be the assistant's", "invalid_value", param="messages")
@@ -59,8 +74,9 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     lead = _lead(body, manner)
     marks = trails(manner_of(tools), body.messages)
     episode = await _episode(d, body, caller)
+    assigned = _assigned(d, body, episode)
     where = place(episode, marks)
-    history, held = await asyncio.to_thread(_chat_history, d, body, manner, where, lead)
+    history, held = await _done(size, partial(_chat_history, d, body, manner, where, lead))
     shown = manner if body.tool_choice != "none" else Manner(manner.renderer)
     stops = body.stops
     if manner.calls is not None and manner.calls.end is not None and not body.parallel_tool_calls:
@@ -72,8 +88,11 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     sampling = await _sampling(d, body, stops, len(history))
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
     return _choices(
+        d,
         body,
+        caller,
         0,
+        assigned=assigned,
         episode=episode,
         place=where,
         history=history,
@@ -94,6 +113,8 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     """
     _refuse_of_completion(body)
     _check(d, body)
+    if body.journeyman.on_unsure == "teacher":
+        raise _unsupported("journeyman.on_unsure", "a teacher goes on with conversations, not with bare text")
     prompts = _prompts(body)
     if len(prompts) * body.n > d.config.choices:
         raise ApiError(400, f"at most {d.config.choices} answers to one request", "invalid_value", param="n")
@@ -101,13 +122,16 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     asks: list[Ask] = []
     for prompt in prompts:
         episode = await _episode(d, body, caller) if len(prompts) == 1 else d.episodes.begin(caller.key.id)
-        where, history, held = await asyncio.to_thread(_bare_history, d, episode, prompt)
+        where, history, held = await _done(len(prompt), partial(_bare_history, d, episode, prompt))
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
         sampling = await _sampling(d, body, body.stops, len(history))
         asks += _choices(
+            d,
             body,
+            caller,
             len(asks),
+            assigned=_assigned(d, body, episode),
             episode=episode,
             place=where,
             history=history,
@@ -121,7 +145,13 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     return asks
 
 
-def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
+async def _done(size: int, work: Callable[[], T]) -> T:
+    """What the work comes to. A long text must not keep others waiting, so it goes to a thread; the way there and back
+    takes longer than to tokenize a short one."""
+    return work() if size <= SHORT else await asyncio.to_thread(work)
+
+
+def _choices(d: Deployment, body: Common, caller: Caller, first: int, **common: Any) -> list[Ask]:
     """An ask for each of a prompt's choices, numbered from `first` on."""
     ours = body.journeyman
     return [
@@ -130,8 +160,11 @@ def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
             seed=drawn_seed(body.seed, choice),
             reseed=body.seed is not None,
             threshold=ours.threshold,
+            hand_over=d.prompts.reply_ids if ours.on_unsure == "teacher" else None,
             search=ours.search,
             streamed=body.stream,
+            came=caller.came,
+            trace=caller.trace,
             **common,
         )
         for choice in range(body.n)
@@ -142,24 +175,45 @@ def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
 
 
 def _check(d: Deployment, body: Common) -> None:
-    d.check_model(body.model)
-    for field, harmless in (("frequency_penalty", 0), ("presence_penalty", 0), ("logit_bias", {})):
-        if getattr(body, field) not in (None, harmless):
-            raise _unsupported(field, "the distribution that is sampled from is the model's own")
+    for name, harmless in (("frequency_penalty", 0), ("presence_penalty", 0), ("logit_bias", {})):
+        if getattr(body, name) not in (None, harmless):
+            raise _unsupported(name, "the distribution that is sampled from is the model's own")
     if body.n > d.config.choices:
         raise ApiError(400, f"n: at most {d.config.choices} answers to one request", "invalid_value", param="n")
     if any(not stop for stop in body.stops):
         raise ApiError(400, "stop: a text to stop at is empty", "invalid_value", param="stop")
-    ours, search = body.journeyman, body.journeyman.search
-    if not d.judges and (ours.threshold is not None or (search.think > 1 and search.asks_value)):
-        reason = f"{d.name} has no value function: it cannot tell how sure it is"
-        raise ApiError(400, reason, "no_value_function", param="journeyman")
+    search = body.journeyman.search
     if search.think > 1 and body.temperature == 0:
         reason = "journeyman.think: at temperature 0 there is nothing to search among"
         raise ApiError(400, reason, "invalid_value", param="journeyman.think")
-    if search.think > 1 and search.slots > d.service.engine.slots:
-        reason = f"journeyman.think: the server has slots for at most {d.service.engine.slots}"
+
+
+def _check_hand_over(d: Deployment, body: ChatRequest) -> None:
+    """Raises ApiError: nobody could answer in the model's place."""
+    param = "journeyman.on_unsure"
+    if d.gateway.teacher is None:
+        raise ApiError(400, f"{param}: this server has no teacher", "no_teacher", param=param)
+    if body.journeyman.threshold is None:
+        raise ApiError(400, f"{param}: a threshold says what is unsure", "invalid_value", param=param)
+    if body.tools:
+        raise _unsupported(param, "a teacher answers in words, and cannot call tools for the model")
+
+
+def _assigned(d: Deployment, body: Common, episode: Episode) -> Assigned:
+    """The version that answers.
+
+    Raises:
+        ApiError: it cannot do what is asked, or there is none of that name.
+    """
+    found = d.assign(body.model, body.user or "", episode)
+    ours, search, slots = body.journeyman, body.journeyman.search, found.member.service.engine.slots
+    if not found.member.judges and (ours.threshold is not None or (search.think > 1 and search.asks_value)):
+        reason = f"{d.name} has no value function: it cannot tell how sure it is"
+        raise ApiError(400, reason, "no_value_function", param="journeyman")
+    if search.think > 1 and search.slots > slots:
+        reason = f"journeyman.think: the server has slots for at most {slots}"
         raise ApiError(400, reason, "invalid_value", param="journeyman.think")
+    return found
 
 
 def _refuse_of_chat(body: ChatRequest) -> None:
@@ -194,7 +248,7 @@ def _unsupported(field: str, reason: str) -> ApiError:
 
 def _too_long(d: Deployment, tokens: int | None) -> ApiError:
     length = "far more" if tokens is None else f"{tokens}"
-    message = f"the model reads at most {d.service.context} tokens, answer included, and the prompt has {length}"
+    message = f"the model reads at most {d.context} tokens, answer included, and the prompt has {length}"
     return ApiError(400, message, "context_length_exceeded", param="messages")
 
 
@@ -220,14 +274,14 @@ def _chat_history(d: Deployment, body: ChatRequest, manner: Manner, where: Place
         ended = int(before.tokens[-1]) in d.prompts.renderer.end_ids
         new = d.prompts.further(body.messages[where.agreed :], manner, ended=ended)
         history, held = before.then(History.of([*new, *forced])), len(before)
-    if len(history) >= d.service.context:
+    if len(history) >= d.context:
         raise _too_long(d, len(history))
     return history, held
 
 
 def _bare_history(d: Deployment, episode: Episode, prompt: str | list[int]) -> tuple[Place, History, int]:
     """Where bare text (or tokens) goes on in its episode, all tokens before the reply, and how many are known."""
-    if isinstance(prompt, str) and len(prompt) > d.service.context * d.prompts.longest:
+    if isinstance(prompt, str) and len(prompt) > d.context * d.prompts.longest:
         raise _too_long(d, None)
     before: Turn | None = None
     history, held = History.of(), 0
@@ -250,7 +304,7 @@ def _bare_history(d: Deployment, episode: Episode, prompt: str | list[int]) -> t
         raise ApiError(400, "prompt: it has no token", "invalid_value", param="prompt")
     if int(history.tokens.min()) < 0 or int(history.tokens.max()) >= vocabulary:
         raise ApiError(400, f"prompt: tokens lie in 0 to {vocabulary - 1}", "invalid_value", param="prompt")
-    if len(history) >= d.service.context:
+    if len(history) >= d.context:
         raise _too_long(d, len(history))
     if before is None:
         return Place(None, 0, "first" if episode.last is None else "rewritten"), history, 0
@@ -284,15 +338,15 @@ def _lead(body: ChatRequest, manner: Manner) -> str:
 
 async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: int) -> Sampling:
     limit = body.limit
-    if limit is not None and limit > d.service.context:
-        message = f"max_tokens: the model reads at most {d.service.context} tokens, answer included, got {limit}"
+    if limit is not None and limit > d.context:
+        message = f"max_tokens: the model reads at most {d.context} tokens, answer included, got {limit}"
         raise ApiError(400, message, "context_length_exceeded", param="max_tokens")
     texts = await asyncio.to_thread(d.prompts.stop_texts, stops) if stops else None
     try:
         return Sampling(
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
-            max_tokens=min(limit or d.service.context, d.service.context - length),
+            max_tokens=min(limit or d.context, d.context - length),
             stop=d.prompts.renderer.end_ids,
             stop_texts=texts,
         )
@@ -304,9 +358,11 @@ def _record(d: Deployment, body: Common, caller: Caller, more: dict[str, Any]) -
     """What the store keeps of the request."""
     check_name("user", body.user or "", empty=True)
     asked = body.model_dump(include={"seed", "top_p", "stop", "n"}, exclude_none=True)
+    if body.model != d.name:  # a version of the client's choice: nothing was left to chance
+        asked["model"] = body.model
     if body.limit is not None:
         asked["max_tokens"] = body.limit
-    ours = body.journeyman.model_dump(include={"think", "strategy", "threshold"}, exclude_defaults=True)
+    ours = body.journeyman.model_dump(include={"think", "strategy", "threshold", "on_unsure"}, exclude_defaults=True)
     return {
         "request": uuid7(),
         "parameters": {**asked, **({"journeyman": ours} if ours else {}), **more},

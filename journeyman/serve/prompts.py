@@ -101,6 +101,11 @@ class Prompts:
         with self._lock:
             return manner.renderer.further([_plain(message, manner) for message in messages], ended=ended).tokens
 
+    def reply_ids(self, text: str) -> list[int]:
+        """Tokens of a reply that somebody else wrote, with its end token."""
+        with self._lock:
+            return self.renderer.reply_ids(text)
+
     def encode(self, text: str) -> list[int]:
         """Tokens of bare text."""
         with self._lock:

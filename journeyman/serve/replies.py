@@ -46,6 +46,10 @@ class ChoiceDetails(Reply):
     turn_id: str = Field(description="For feedback on this turn alone.")
     value: float | None = Field(description="The chance of success that the model itself expects; null without V.")
     abstained: bool = Field(description="Whether the answer was withheld, for its value is below the threshold.")
+    by: Literal["policy", "teacher"] = Field(description="Who gave the answer.")
+    withheld: dict[str, Any] | None = Field(
+        None, description="The policy's own turn and its value, where a teacher gave the answer."
+    )
     continues: Literal["first", "next", "branch", "rewritten"] = Field(
         description="How the turn follows the episode: `rewritten` means that the client's messages agree with no "
         "turn of it, and were tokenized anew."

@@ -142,7 +142,7 @@ Tell = Callable[[Event], None]
 
 @dataclass(eq=False)
 class Asked:
-    """An order under way, or in line."""
+    """An order under way, or in line. `seated`, `first`: when it got its slot, and its first token (Unix seconds)."""
 
     order: Order
     tell: Tell
@@ -151,6 +151,8 @@ class Asked:
     versions: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     deadline: float = float("inf")
     seats: int = 1
+    seated: float | None = None
+    first: float | None = None
 
 
 @dataclass(eq=False)
@@ -330,6 +332,7 @@ class Service:
         self._asked[asked.sequence] = asked
         asked.versions.append((self.engine.version, 0))
         asked.deadline = time.monotonic() + order.seconds
+        asked.seated = time.time()
         asked.tell(Started(held))
         self.engine.submit(asked.sequence, order.history.tokens[held:].tolist(), order.sampling)
 
@@ -358,9 +361,11 @@ class Service:
         for asked in list(self._asked.values()):
             if now > asked.deadline:
                 self._cut(asked, "timeout")
-            elif asked.order.streamed:
+            elif asked.order.streamed or asked.first is None:
                 tokens, logprobs = self.engine.partial(asked.sequence, asked.told)
                 if tokens:
+                    asked.first = asked.first or time.time()
+                if tokens and asked.order.streamed:
                     asked.told += len(tokens)
                     asked.tell(Progress(tokens, logprobs))
 

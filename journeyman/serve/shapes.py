@@ -10,7 +10,7 @@ from typing import Any
 
 from journeyman.experience.ids import uuid7
 from journeyman.model.render import Renderer
-from journeyman.serve.gateway import Answer, Ask, Delta
+from journeyman.serve.asks import Answer, Ask, Delta
 
 EPISODE, VALUE, VERSION = "journeyman-episode-id", "journeyman-value", "journeyman-version"
 """Headers of an answer."""
@@ -64,8 +64,7 @@ class Shaper:
             shown["message"] = answer.message
         else:
             shown["text"] = answer.message["content"] or ""
-        tokens, logprobs = answer.finished.tokens, answer.finished.logprobs
-        return {**shown, "logprobs": self._logprobs(tokens, logprobs), "finish_reason": answer.finish}
+        return {**shown, "logprobs": self._all_logprobs(answer), "finish_reason": answer.finish}
 
     # -- streamed ---------------------------------------------------------------------------------------
 
@@ -84,7 +83,7 @@ class Shaper:
         chunks: list[dict[str, Any]] = []
         shown = None
         if not answer.ask.streamed or answer.ask.buffered:
-            shown = self._logprobs(answer.finished.tokens, answer.finished.logprobs)
+            shown = self._all_logprobs(answer)
         if answer.rest and not answer.unsure:
             chunks.append(self._chunk(index, {"content": answer.rest} if self.chat else answer.rest, shown))
         if answer.unsure and self.chat:
@@ -122,6 +121,11 @@ class Shaper:
             "episode_id": self.episode,
         }
 
+    def _all_logprobs(self, answer: Answer) -> dict[str, Any] | None:
+        """Those of a whole answer; what a teacher said has none."""
+        own = answer.by == "policy"
+        return self._logprobs(answer.finished.tokens, answer.finished.logprobs) if own else None
+
     def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[float]) -> dict[str, Any] | None:
         """Each token with its log-probability at the request's temperature; end tokens are left out."""
         if not self.logprobs:
@@ -147,9 +151,13 @@ class Shaper:
             "turn_id": answer.turn,
             "value": rounded(finished.value),
             "abstained": answer.unsure,
+            "by": answer.by,
             "continues": answer.joint,
             "versions": [{"version": version, "start": start} for version, start in finished.versions],
         }
+        if answer.withheld is not None:
+            turn, value = answer.withheld
+            ours["withheld"] = {"turn_id": turn, "value": rounded(value)}
         if answer.thought is not None:
             spent = answer.thought
             ours["think"] = {"tokens": spent.tokens, "value_tokens": spent.value_tokens}

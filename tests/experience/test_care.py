@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
-from journeyman.errors import NotKept, StoreError, StoreUnavailable, UsageError
+from journeyman.errors import NotKept, StoreConflict, StoreError, StoreUnavailable, UsageError
 from journeyman.experience import Feedback, Metric, Store
 from journeyman.experience.log import runs
 from tests.experience.helpers import START, following, make, served
@@ -260,6 +260,43 @@ def test_waiting_writers_share_a_commit(store: Store) -> None:
         future.result()
     assert waiting.result() and len(commits) <= 2, "the group that the gate held up, and all that came meanwhile"
     assert store.info().kinds == {"turn": 200}
+
+
+def test_turns_that_wait_share_their_statements(store: Store) -> None:
+    """Those of one episode, one after another in the same group, too."""
+    statements: list[str] = []
+    event.listen(engine_of(store), "before_cursor_execute", lambda *given: statements.append(given[2]))
+    gate = threading.Event()
+    waiting = store._database.write(lambda _: gate.wait(60))
+    first = served()
+    second = following(first, [1], [2])
+    third = following(second, [3], [4, 5])
+    turns = [first, second, third, *(served() for _ in range(50))]
+    futures = [store.record([turn]) for turn in turns]
+    gate.set()
+    for future in futures:
+        future.result()
+    assert waiting.result() and len(statements) < len(turns)
+    kept = store.whole(first.episode)
+    assert [turn.tokens.tolist() for turn in kept.turns] == [turn.tokens.tolist() for turn in turns[:3]]
+    assert (kept.summary.turns, kept.summary.started) == (3, first.started) and len(
+        store.browse(limit=99).episodes
+    ) == 51
+    assert store.verify() == []
+
+
+def test_one_turn_that_is_refused_leaves_its_neighbours_alone(store: Store) -> None:
+    gate = threading.Event()
+    waiting = store._database.write(lambda _: gate.wait(60))
+    good = [served() for _ in range(6)]
+    changed = replace(good[0], finish="length")  # the same id, with other content
+    wrong = [served(parameters={"x": object()}), changed]
+    futures = [store.record([turn]) for turn in (*good[:3], *wrong, *good[3:], good[1])]
+    gate.set()
+    assert waiting.result()
+    failed = [type(future.exception()) for future in futures]
+    assert failed == [type(None)] * 3 + [UsageError, StoreConflict] + [type(None)] * 4
+    assert store.info().kinds == {"turn": 6} and store.verify() == []
 
 
 def test_many_threads_write_at_once(store: Store) -> None:
