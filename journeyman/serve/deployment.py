@@ -16,6 +16,7 @@ from journeyman.errors import CheckpointError, JourneymanError, UnknownName, Usa
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
+from journeyman.serve.archive import Archive
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episodes
 from journeyman.serve.errors import ApiError
@@ -61,6 +62,7 @@ class Deployment:
         self.metrics, self.log = Metrics(), Log(config.log_prompts)
         self.gateway = Gateway(self.service, store, self.metrics, config)
         self.episodes = Episodes(config.episodes, lambda id: store.whole(id).turns)
+        self.archive = Archive(store, folder.parent, self.prompts.renderer.pieces)
         self.rates, self.feedback_rates = RateLimit(MINUTE), RateLimit(DAY)
         self.draining = False
         self._replacing = asyncio.Lock()
