@@ -68,11 +68,8 @@ def browse(connection: Connection, wanted: EpisodeFilter, cursor: str | None, li
         query = query.where(EPISODES.c.first >= reached, _says(wanted.search))
     rows = connection.execute(query.order_by(EPISODES.c.first.desc()).limit(limit + 1)).all()
     shown = rows[:limit]
-    if len(rows) > limit:
-        following = str(shown[-1].first)
-    else:
-        following = str(reached) if reached > 1 else None
-    return Page(summaries(connection, shown), following)
+    following = shown[-1].first if len(rows) > limit else reached if reached > 1 else None
+    return Page(summaries(connection, shown), None if following is None else str(following))
 
 
 def _says(words: str) -> ColumnElement[bool]:
@@ -84,7 +81,7 @@ def _says(words: str) -> ColumnElement[bool]:
 
 
 def changes(connection: Connection, cursor: int | None, limit: int) -> Changes:
-    """Episodes with an entry after the cursor, in short; the latest `limit` of them. Without one, only where to begin."""
+    """Episodes with an entry after the cursor, the latest `limit` of them. Without one, only where to begin."""
     last = EPISODES.c.last
     end = connection.execute(select(func.max(last))).scalar() or 0
     if cursor is None or end <= cursor:

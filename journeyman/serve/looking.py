@@ -234,7 +234,10 @@ class EpisodeQuery(Shape):
     least: float | None = Field(None, description="V after its last token is at least this.")
     most: float | None = Field(None, description="V after its last token is at most this.")
     search: str | None = Field(
-        None, min_length=1, max_length=500, description="Part of its id, or said in it. A page may end before it is full."
+        None,
+        min_length=1,
+        max_length=500,
+        description="Part of its id, or said in it. A page may end before it is full.",
     )
     cursor: str | None = Field(None, max_length=500)
     limit: int = Field(50, ge=1, le=1000)

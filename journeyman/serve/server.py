@@ -87,7 +87,7 @@ async def run(
         d.log.write("stopped")
 
 
-def _server(d: Deployment, app: Any) -> _Server:
+def _server(d: Deployment, app: Any) -> Server:
     c = d.config
     patience = type("Patience", (PatientProtocol,), {"patience": c.request_seconds})
     return Server(

@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise UsageError(
-            f"serve: cannot listen on {host}:{port}", reason=str(error), fix="choose another with --port, --admin-port"
+            f"cannot listen on {host}:{port}", reason=str(error), fix="choose another with --port (serve: --admin-port)"
         ) from error
 
 

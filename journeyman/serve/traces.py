@@ -118,7 +118,7 @@ def _passage(passage: Passage, turns: Sequence[ServedTurn | None]) -> dict[str, 
 
 
 def _who(turn: int, turns: Sequence[ServedTurn | None]) -> str:
-    """Who answers a turn: a tool or the user, as the next turn's messages say; in the learning loop, the environment."""
+    """Who answers a turn: a tool or the user, as the next messages say; in the learning loop, the environment."""
     if not 1 <= turn < len(turns):
         return "environment" if not turns or turns[0] is None else "tool"
     before, after = turns[turn - 1], turns[turn]
