@@ -70,10 +70,10 @@ def oklch(lightness: float, chroma: float, hue: float) -> tuple[int, int, int]:
 
 
 def css() -> str:
-    """The shades as classes: ``.v0`` to ``.v20`` behind text, ``.b0`` and so on for beads; light or dark as the page."""
+    """The shades as classes: ``.v0`` to ``.v20`` behind text, ``.b0``... for beads; light, dark as the page."""
     shares = [i / (STEPS - 1) for i in range(STEPS)]
     behind = "".join(f".v{i}{{background:light-dark({LIGHT.hex(x)},{DARK.hex(x)})}}" for i, x in enumerate(shares))
-    return behind + "".join(f".b{i}{{fill:{BEAD.hex(x)}}}" for i, x in enumerate(shares))
+    return behind + "".join(f".b{i}{{fill:{BEAD.hex(x)};stop-color:{BEAD.hex(x)}}}" for i, x in enumerate(shares))
 
 
 def look() -> str:
