@@ -102,7 +102,8 @@ def attempts(connection: Connection, id: str, limit: int) -> tuple[EpisodeSummar
 
 
 def openings(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
-    """What each episode begins with: the last message of its first prompt, or bare text. Unknown ids are left out."""
+    """What each episode is about: of the learning loop, its task's first question; of a served one, the last message
+    of its first prompt, or bare text. Unknown ids are left out."""
     joined = EPISODES.join(LOG, LOG.c.number == EPISODES.c.first)
     query = select(EPISODES.c.id, LOG.c.kind, LOG.c.record).select_from(joined).where(EPISODES.c.id.in_(ids))
     found: dict[str, str] = {}
@@ -110,17 +111,13 @@ def openings(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
         if row.record is None or row.kind not in ("turn", "trajectory"):
             continue
         record: dict[str, Any] = json.loads(row.record)
-        messages = record["task"]["messages"] if row.kind == "trajectory" else record["messages"]
-        bare = "" if row.kind == "trajectory" else str(record["parameters"].get("text", ""))
-        found[row.id] = text_of(messages[-1]) if messages else bare
+        if row.kind == "trajectory":
+            asked = [message for message in record["task"]["messages"] if message["role"] == "user"]
+            found[row.id] = text_of(asked[0]) if asked else ""
+        else:
+            last = record["messages"][-1:]
+            found[row.id] = text_of(last[0]) if last else str(record["parameters"].get("text", ""))
     return found
-
-
-def every(connection: Connection, wanted: EpisodeFilter, after: int, limit: int) -> tuple[list[Episode], int | None]:
-    """Whole episodes in the order they began, from after this entry on; and where to go on, None at the end."""
-    query = select(EPISODES).where(EPISODES.c.origin.in_(SEEN), EPISODES.c.first > after, *_tests(wanted))
-    rows = connection.execute(query.order_by(EPISODES.c.first).limit(limit)).all()
-    return [_whole(connection, row) for row in rows], rows[-1].first if rows else None
 
 
 def _tests(wanted: EpisodeFilter) -> list[ColumnElement[bool]]:

@@ -6,6 +6,7 @@ Nothing here grows with the store: figures are of its latest episodes, and are m
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from journeyman.types import SUCCESS, Trajectory
 T = TypeVar("T")
 WINDOW = 4000
 """Episodes, the latest, that versions are compared by."""
+PATIENCE = 10.0
+"""Seconds for which such figures are good enough, whatever comes meanwhile."""
 JUDGED = 300
 """Episodes, the latest with an outcome, that V is held against. Each is read whole."""
 
@@ -110,11 +113,11 @@ class Archive:
         Args:
             key: of this API key's episodes alone.
         """
-        return self._once(f"evidence {key}", self._stand(), lambda: _evidence(self._latest(WINDOW, key=key)))
+        return self._of_late(f"evidence {key}", lambda: _evidence(self._latest(WINDOW, key=key)))
 
     def judgement(self, key: str | None = None) -> dict[str, Any] | None:
         """What V knew of the latest served episodes whose outcome feedback has told; None where it was not asked."""
-        return self._once(f"judgement {key}", self._stand(), lambda: self._judge(key))
+        return self._of_late(f"judgement {key}", lambda: self._judge(key))
 
     def _judge(self, key: str | None) -> dict[str, Any] | None:
         known = [e for e in self._latest(WINDOW, key=key, has_feedback=True) if e.reward is not None][:JUDGED]
@@ -140,8 +143,19 @@ class Archive:
                 break
         return found[:most]
 
-    def _stand(self) -> int:
-        return self.store.changes().cursor
+    def _of_late(self, name: str, make: Callable[[], T]) -> T:
+        """What was made of the store as it is, or as it was a moment ago."""
+        with self._lock:
+            known = self._made.get(name)
+        if known is not None and time.monotonic() - known[0][1] < PATIENCE:
+            return known[1]
+        stand = self.store.changes().cursor
+        if known is not None and known[0][0] == stand:
+            return known[1]
+        made = make()
+        with self._lock:
+            self._made[name] = ((stand, time.monotonic()), made)
+        return made
 
     def _once(self, name: str, state: Any, make: Callable[[], T]) -> T:
         """What was made of this state; made where it was of another."""

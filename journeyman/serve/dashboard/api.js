@@ -43,6 +43,11 @@ export const post = (path, body) =>
 
 export const episodePath = (kind, id) => `/v1/${kind}/${id.split("/").map(encodeURIComponent).join("/")}`;
 
+let place = null;
+
+/** What does not change while the page is open: the overview's `name` and `live`. */
+export const about = () => (place ??= get("/v1/overview"));
+
 /** Ask the reader for an API key, once for all requests that wait for it. */
 function askForKey(reason) {
   asking ??= new Promise((done) => {
@@ -65,7 +70,7 @@ function askForKey(reason) {
       h("p", { class: "actions" }, h("button", { class: "main" }, "Go on")),
     );
     dialog.replaceChildren(form);
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.oncancel = (event) => event.preventDefault();
     dialog.showModal();
     field.focus();
   });

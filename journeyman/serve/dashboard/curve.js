@@ -47,8 +47,8 @@ export function curve(path, others, { pick, go }) {
     const stops = [0, 4, 8, 10, 12, 16, 20].map((i) => s("stop", { offset: 1 - i / 20, class: `b${i}` }));
     const gradient = s("linearGradient", { id: "v-line", gradientUnits: "userSpaceOnUse", x1: 0, x2: 0, y1: top, y2: height - bottom }, ...stops.reverse());
     const points = series.map(([position, value]) => `${x(position).toFixed(1)},${y(value).toFixed(1)}`);
-    const stride = Math.max(1, Math.ceil((series.length * 9) / width));
-    const beads = series.filter((_, i) => i % stride === 0 || i === series.length - 1).map(([position, value]) => s("circle", { class: `bead b${shade(value)}`, cx: x(position), cy: y(value), r: 3 }));
+    const seen = series.length * 14 < width ? series : []; // beads that touch would hide the line
+    const beads = seen.map(([position, value]) => s("circle", { class: `bead b${shade(value)}`, cx: x(position), cy: y(value), r: 3.2 }));
     const moments = [[fall, "fall"], [rise, "rise"]].filter(([one]) => one).map(([one, kind]) => {
       const [cx, cy] = [x(one.position), y(one.after)];
       const [tip, foot] = kind === "fall" ? [cy - 6, cy - 16] : [cy + 6, cy + 16];

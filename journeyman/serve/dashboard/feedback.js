@@ -4,6 +4,8 @@ import { get, post } from "./api.js";
 import { h, s, tell } from "./dom.js";
 import { ago } from "./words.js";
 
+/** A name for what is about to be said: the same again, after a failure, is kept once. */
+const once = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 const THUMB = "M7 11v9H3v-9zM7 11l4-8c1.7 0 2.6 1.2 2.2 2.9L12.6 9H18c1.4 0 2.3 1.2 2 2.5l-1.6 6.8c-.2 1-1.1 1.7-2.1 1.7H7";
 const thumb = () => s("svg", { viewBox: "0 0 24 24", width: 22, height: 22, "aria-hidden": "true" }, s("path", { d: THUMB }));
 
@@ -30,6 +32,7 @@ export function heard(said, turns) {
 export async function feedbackForm(id, turns, kept) {
   const metrics = (await get("/v1/metrics")).data;
   let thumbs = null;
+  let name = once();
   const status = h("p", { class: "status", role: "status" });
   const buttons = [[1, "Good"], [0, "Bad"]].map(([value, name]) =>
     h("button", { type: "button", class: value ? "thumb up" : "thumb down-thumb", "aria-pressed": "false", "aria-label": name, title: name, onclick: () => press(thumbs === value ? null : value) }, thumb()),
@@ -42,6 +45,7 @@ export async function feedbackForm(id, turns, kept) {
 
   function press(value) {
     thumbs = value;
+    name = once();
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(thumbs === 1 - i)));
     number.value = value ?? "";
   }
@@ -66,7 +70,7 @@ export async function feedbackForm(id, turns, kept) {
     event.preventDefault();
     const given = number.value === "" ? null : Number(number.value);
     const value = given !== null && chosen().type === "boolean" ? given > 0 : given;
-    const body = { episode_id: id, source: "human", metric: metric.value, idempotency_key: crypto.randomUUID() };
+    const body = { episode_id: id, source: "human", metric: metric.value, idempotency_key: name };
     if (value !== null) body.value = value;
     if (about.value) body.turn_id = about.value;
     if (comment.value.trim()) body.comment = comment.value.trim();
@@ -92,7 +96,7 @@ export async function feedbackForm(id, turns, kept) {
   const send = h("button", { class: "main" }, "Keep it");
   const form = h(
     "form",
-    { class: "feedback", onsubmit: submit, "aria-label": "Feedback" },
+    { class: "feedback", onsubmit: submit, oninput: () => (name = once()), "aria-label": "Feedback" },
     h("div", { class: "thumbs", role: "group", "aria-label": "Good or bad" }, buttons, h("label", { for: "fb-value", class: "hidden" }, "Number"), number),
     h("label", { for: "fb-comment" }, "Comment"),
     comment,

@@ -1,6 +1,6 @@
 // The page: which view the address names, keys, and the theme.
 
-import { Refused, get } from "./api.js";
+import { Refused, about } from "./api.js";
 import { h, tell } from "./dom.js";
 import { showEpisodes } from "./episodes.js";
 import { begin } from "./live.js";
@@ -26,7 +26,7 @@ let leaving = new AbortController();
 let viewKeys = {};
 
 async function route() {
-  const [path, query] = decodeURI(location.hash.slice(1)).replace(/^\//, "").split("?");
+  const [path, query] = location.hash.slice(1).replace(/^\//, "").split("?");
   leaving.abort();
   leaving = new AbortController();
   viewKeys = {};
@@ -100,7 +100,7 @@ document.getElementById("skip").addEventListener("click", (event) => {
 addEventListener("hashchange", route);
 await route();
 begin();
-get("/v1/overview").then((found) => {
+about().then((found) => {
   document.getElementById("name").textContent = found.name;
   document.title = `${found.name} · Journeyman`;
 }, () => {});

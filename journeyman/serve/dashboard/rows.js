@@ -27,7 +27,7 @@ export const chip = (value) =>
 
 export function mark(one) {
   const { sign, kind, words } = outcome(one);
-  return h("span", { class: `mark ${kind}` }, h("span", { "aria-hidden": "true" }, sign), h("span", { class: "words" }, ` ${words}`));
+  return h("span", { class: `mark ${kind}` }, h("span", { "aria-hidden": "true" }, sign), h("span", { class: "said-so" }, ` ${words}`));
 }
 
 export function row(one) {

@@ -1,6 +1,6 @@
 // One episode: its text coloured by V as it went, V's curve under it, and what became of it beside it.
 
-import { episodePath, get } from "./api.js";
+import { about, episodePath, get } from "./api.js";
 import { curve } from "./curve.js";
 import { h } from "./dom.js";
 import { order } from "./episodes.js";
@@ -10,7 +10,7 @@ import { moment, outcome, percent, plural, shade } from "./words.js";
 
 const LONG = 700;
 const SHOWN = 12;
-const SPEAKERS = { system: "system", user: "user", assistant: "model", tool: "tool", environment: "answer" };
+const SPEAKERS = { system: "system", user: "user", assistant: "model", tool: "tool", environment: "environment" };
 
 function span(path, one) {
   const own = path.series.length > 0 && one.position !== null && one.position >= path.series[0][0] && one.value !== null;
@@ -23,9 +23,23 @@ const words = (passage) => passage.spans.map((one) => one.text).join("");
 
 function said(path, passage) {
   const text = words(passage);
-  const shown = h("div", { class: "words" }, passage.spans.map((one) => span(path, one)));
+  const shown = h("div", { class: "prose" }, passage.spans.map((one) => span(path, one)));
   if (passage.turn === 0 && text.length > LONG) return h("details", { class: "long" }, h("summary", {}, `${text.slice(0, 200)}…`), shown);
   return shown;
+}
+
+const line = (path, passage) => h("div", { class: `passage ${passage.speaker}` }, h("span", { class: "speaker" }, SPEAKERS[passage.speaker]), said(path, passage));
+const isBrief = (passages) => passages.every((one) => words(one).length < 64 && !words(one).trim().includes("\n"));
+
+/** The prompt; of a branch, or a long conversation, all but its beginning is folded. */
+function prompt(path, passages) {
+  const replied = passages.findIndex((one) => one.speaker === "assistant");
+  if (replied < 0 || passages.length < 4) return passages.map((one) => line(path, one));
+  const rest = passages.slice(replied);
+  return [
+    passages.slice(0, replied).map((one) => line(path, one)),
+    h("details", { class: "before" }, h("summary", {}, `${plural(rest.length, "message")} before this attempt went on by itself`), h("div", { class: `turn${isBrief(rest) ? " brief" : ""}` }, h("span"), h("div", { class: "passages" }, rest.map((one) => line(path, one))))),
+  ];
 }
 
 /** The prompt, then turn by turn what the model wrote and what came back; a short answer stands in the same line. */
@@ -33,12 +47,12 @@ function talk(path) {
   const turns = new Map();
   for (const passage of path.passages) turns.set(passage.turn, [...(turns.get(passage.turn) ?? []), passage]);
   return [...turns].map(([number, passages]) => {
-    const brief = number > 0 && passages.every((one) => words(one).length < 64 && !words(one).trim().includes("\n"));
+    const brief = number > 0 && isBrief(passages);
     return h(
       "div",
       { class: `turn${brief ? " brief" : ""}${number === 0 ? " prompt" : ""}`, id: `turn-${number}` },
       h("span", { class: "number", "aria-hidden": "true" }, number || ""),
-      h("div", { class: "passages" }, passages.map((one) => h("div", { class: `passage ${one.speaker}` }, h("span", { class: "speaker" }, SPEAKERS[one.speaker]), said(path, one)))),
+      h("div", { class: "passages" }, number ? passages.map((one) => line(path, one)) : prompt(path, passages)),
     );
   });
 }
@@ -73,13 +87,13 @@ function alternatives(found) {
 const BACK = () => (location.hash = "#/episodes");
 
 export async function showTrace({ id, signal, keys }) {
-  const [found, about] = await Promise.all([get(episodePath("traces", id)), get("/v1/overview")]);
+  const [found, { live }] = await Promise.all([get(episodePath("traces", id)), about()]);
   const text = h("div", { class: "text" });
   const bottom = h("div", { class: "under" });
   const panel = h("div", { class: "moments-place" });
   const voices = h("div", {}, heard(found.said, found.paths[0]?.turns ?? []));
   let path = null;
-  let line = null;
+  let shown = null;
   let current = null;
 
   function show(position, scroll) {
@@ -92,7 +106,7 @@ export async function showTrace({ id, signal, keys }) {
       node.closest("details")?.setAttribute("open", "");
       node.scrollIntoView({ block: "center", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
     }
-    line?.show(position, node?.textContent ?? "");
+    shown?.show(position, node?.textContent ?? "");
   }
   const go = (position) => show(position, true);
 
@@ -100,8 +114,8 @@ export async function showTrace({ id, signal, keys }) {
     path = found.paths[number];
     current = null;
     text.replaceChildren(...talk(path));
-    line = path.series.length > 1 ? curve(path, found.others, { pick: (position) => show(position), go }) : null;
-    bottom.replaceChildren(...(line ? [line.node] : []));
+    shown = path.series.length > 1 ? curve(path, found.others, { pick: (position) => show(position), go }) : null;
+    bottom.replaceChildren(...(shown ? [shown.node] : []));
     panel.replaceChildren(moments(path, go));
     for (const [i, tab] of tabs.entries()) tab.setAttribute("aria-pressed", String(i === number));
   }
@@ -132,7 +146,7 @@ export async function showTrace({ id, signal, keys }) {
     return [h("span", { class: `big-mark ${kind}`, "aria-hidden": "true" }, sign), h("span", { class: kind }, what)];
   };
   const verdict = h("p", { class: "verdict" }, judged(found));
-  const form = about.live ? await feedbackForm(id, found.paths.flatMap((one) => one.turns), again) : h("p", { class: "soft" }, "Feedback is taken where a model is served (journeyman serve).");
+  const form = live ? await feedbackForm(id, found.paths.flatMap((one) => one.turns), again) : h("p", { class: "soft" }, "Feedback is taken where a model is served (journeyman serve).");
   const facts = [["task", found.task], ["began", found.origin === "served" ? moment(found.started) : null], ["versions", found.versions.join(", ")], ["length", `${plural(found.turns, "turn")}, ${plural(found.paths.reduce((sum, one) => sum + one.sampled, 0), "token")} written`], ["broke", found.paths.map((one) => one.error).find(Boolean)]];
   const node = h(
     "article",
@@ -156,6 +170,6 @@ export async function showTrace({ id, signal, keys }) {
     ),
   );
   if (found.paths.length) open(0);
-  signal.addEventListener("abort", () => (line = null));
+  signal.addEventListener("abort", () => (shown = null));
   return node;
 }
