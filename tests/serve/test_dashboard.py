@@ -204,7 +204,7 @@ def test_a_server_with_keys_is_asked_with_one(tmp_path: Path, pages: Any) -> Non
     with Live(tmp_path, scripted("north"), judged()) as live:
         live.chat("where?", headers={"Authorization": f"Bearer {key}"})
         page = pages(live.url, "/#/episodes")
-        field = page.get_by_label("API key")
+        field = page.get_by_role("textbox", name="API key")
         expect(page.get_by_role("dialog")).to_contain_text("an API key is needed")
         field.fill("jm-no-such")
         page.get_by_role("button", name="Go on").click()

@@ -93,7 +93,9 @@ export async function showEpisodes({ signal, keys, query }) {
   const change = () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+      const wanted = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+      if (wanted.toString() === query.toString()) return;
+      query = wanted;
       history.replaceState(null, "", query.size ? `#/episodes?${query}` : "#/episodes");
       cursors = [null];
       load(0).catch((error) => (note.textContent = error.message));
@@ -105,9 +107,11 @@ export async function showEpisodes({ signal, keys, query }) {
     for (const option of form.querySelectorAll("option")) option.removeAttribute("selected");
     change();
   });
-  form.addEventListener("submit", (event) => {
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.matches("input")) return;
     event.preventDefault();
-    document.activeElement.blur();
+    event.target.blur();
     change();
   });
   follow(({ data }) => {

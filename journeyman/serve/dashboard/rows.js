@@ -57,7 +57,10 @@ export function list(label) {
   return {
     node,
     fill(episodes) {
+      const focused = node.contains(document.activeElement) && document.activeElement.dataset.id;
       node.replaceChildren(...episodes.map((one) => h("div", { role: "listitem" }, row(one))));
+      const rows = [...node.querySelectorAll("a.row")];
+      if (focused) (rows.find((one) => one.dataset.id === focused) ?? rows[0])?.focus();
     },
     keys: { j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1) },
   };
