@@ -80,6 +80,7 @@ def picture(browser: Any, url: str, scheme: str, size: dict[str, int], file: Pat
     """One picture, in few enough colours to be small."""
     context = browser.new_context(viewport=size, color_scheme=scheme, device_scale_factor=2)
     page = context.new_page()
+    page.set_default_timeout(300_000)  # on a busy machine, too
     page.goto(url)
     page.locator("main h1").wait_for()
     page.locator('#pulse[data-state="live"]').wait_for()
