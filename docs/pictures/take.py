@@ -1,7 +1,7 @@
 """The pictures of the web page: `python docs/pictures/take.py runs/demo`, of a run that is finished.
 
 A copy of the run is served, asked a little, and looked at in Chromium: in the light, in the dark, on a phone. The
-episode is the one that the run's report would tell of as a recovery, else as a failure that V saw coming.
+episode is the one that the run's report would tell of as a failure that V saw coming, else as a recovery.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def worth_showing(run: Path) -> Trajectory:
     """The episode to show."""
 
     def rank(story: Story) -> tuple[int, int]:
-        order = ("A recovery", "A failure it saw coming")
+        order = ("A failure it saw coming", "A recovery")
         return (order.index(story.title) if story.title in order else len(order), len(story.episodes[0][1].turns))
 
     return min(tell(read_candidates(read_run(run))), key=rank).episodes[-1][1]
@@ -72,7 +72,7 @@ def use(url: str, episode: Trajectory) -> None:
         for number in range(8):
             body = {"model": model, "messages": asked, "max_tokens": 12, "n": 1 + number % 3}
             client.post("/v1/chat/completions", json=body).raise_for_status()
-        said = {"episode_id": episode.id, "comment": "It lost its way for a moment, and noticed.", "tags": ["read"]}
+        said = {"episode_id": episode.id, "comment": "This is where it went wrong, and V says so.", "tags": ["read"]}
         client.post("/v1/feedback", json=said).raise_for_status()
 
 
