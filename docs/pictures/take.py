@@ -84,9 +84,8 @@ def picture(browser: Any, url: str, scheme: str, size: dict[str, int], file: Pat
     page.goto(url)
     page.locator("main h1").wait_for()
     page.locator('#pulse[data-state="live"]').wait_for()
-    fall = page.locator(".moment.down")
-    if fall.count():
-        fall.click()
+    if "episode" in url:
+        page.keyboard.press("f")  # to the greatest fall of V
         page.wait_for_timeout(1500)
         page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(2500)  # the next answer about what has come
