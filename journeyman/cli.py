@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import webbrowser
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ examples:
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
   journeyman store verify runs/mine                  derive every hash of what was kept again
   journeyman serve runs/mine --port 8000             an OpenAI-compatible API that keeps every episode
+  journeyman view runs/mine                          its episodes in the browser, with V along their text
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -167,6 +169,38 @@ class Serve:
             )
 
         serve(self.model, self.config, ready)
+
+
+@dataclass(frozen=True)
+class View:
+    """Look at a run's episodes in the browser, with V along their text. Nothing is served or changed; only this
+    machine can look."""
+
+    run: Positional[str]
+    """A run's folder, a store's file, or the URL of a database."""
+    port: int = 8002
+    """Port on 127.0.0.1; 0 takes a free one."""
+    open: bool = True
+    """Open the browser."""
+
+    def __call__(self) -> None:
+        try:
+            from journeyman.serve.viewer import look_at
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                "the viewer needs more", reason=str(error), fix="pip install 'journeyman[serve]'"
+            ) from error
+        from journeyman.store_commands import open_store
+
+        def ready(address: str) -> None:
+            console.print(f"{self.run} can be looked at on {address}; Ctrl-C ends it")
+            if self.open:
+                webbrowser.open(address)
+
+        if not 0 <= self.port < 1 << 16:
+            raise UsageError(f"view: port must lie in 0 to 65535, got {self.port}")
+        with open_store(self.run) as store:
+            look_at(store, Path(self.run) if Path(self.run).is_dir() else None, self.port, ready)
 
 
 @dataclass(frozen=True)
@@ -394,7 +428,9 @@ def finish(folder: Path, as_json: bool) -> None:
 
 
 Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
-Command = Learn | School | Exam | Value | Serve | Keys | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
+Command = (
+    Learn | School | Exam | Value | Serve | View | Keys | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,10 +72,16 @@ class Episode:
         with the tokens that both share, unmasked: what was sampled is learned from once. All have the same outcome.
         """
         reward = self.reward(metric)
+        return [] if reward is None and self.trajectory is None else self._laid_out(metric, reward or 0.0)
+
+    def readable(self) -> list[Trajectory]:
+        """The same for people to read, as :func:`paths` has it; a reward that nobody has said is NaN."""
+        reward = self.reward()
+        return self._laid_out(REWARD, math.nan if reward is None else reward)
+
+    def _laid_out(self, metric: Metric, reward: float) -> list[Trajectory]:
         if self.trajectory is not None:
             return [self.trajectory]
-        if reward is None:
-            return []
         return [_trajectory(self, path, metric, reward, number) for number, path in enumerate(paths(self.turns))]
 
 
@@ -145,7 +152,7 @@ def _trajectory(episode: Episode, path: Path, metric: Metric, reward: float, num
     of_turns = metric.level == "turn"
     turns: list[Turn] = []
     for turn, start, following in zip(path.turns, path.starts, [*path.turns[1:], None], strict=True):
-        earned = (episode.turn_reward(turn.id, metric) or 0.0) if of_turns else reward * (turn is last)
+        earned = (episode.turn_reward(turn.id, metric) or 0.0) if of_turns else reward if turn is last else 0.0
         new = [] if following is None else following.messages[len(turn.messages) + 1 :]
         observation = "\n".join(text_of(message) for message in new)
         stop = start + len(turn.completion)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, select, text
+from sqlalchemy import ColumnElement, Row, func, or_, select, text
 from sqlalchemy.engine import Connection
 
 from journeyman.errors import NotKept, UsageError
-from journeyman.experience.codec import decode
+from journeyman.experience.codec import canonical, decode
 from journeyman.experience.log import head
-from journeyman.experience.outcomes import Episode
+from journeyman.experience.outcomes import Episode, text_of
 from journeyman.experience.records import (
     REWARD,
     EpisodeFilter,
@@ -24,7 +24,7 @@ from journeyman.experience.records import (
     ServedTurn,
     StoreInfo,
 )
-from journeyman.experience.schema import EPISODES, LOG, VERSIONS
+from journeyman.experience.schema import EPISODES, LOG, MENTIONS, VERSIONS
 from journeyman.experience.served_codec import decode_feedback, decode_turn
 from journeyman.experience.statements import ENTRIES_OF, EPISODE_OF, FEEDBACK_OF, TURN_OF
 from journeyman.types import SUCCESS
@@ -33,6 +33,16 @@ MOST = 1000
 """Episodes of one page."""
 SEEN = ("served", "learning")
 """Origins of the episodes that lists show."""
+REACH = 20_000
+"""Entries of the log that one page searches for words. There is no index of words: a search goes on page by page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Episodes of which something has come, in short, the latest last; and the cursor from which to ask next."""
+
+    episodes: tuple[EpisodeSummary, ...]
+    cursor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +62,62 @@ def browse(connection: Connection, wanted: EpisodeFilter, cursor: str | None, li
         if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
             raise UsageError(f"{cursor!r} is no cursor", fix="give the one that came with the page before")
         query = query.where(EPISODES.c.first < int(cursor))
+    reached = 0
+    if wanted.search is not None:
+        reached = (head(connection)[0] + 1 if cursor is None else int(cursor)) - REACH
+        query = query.where(EPISODES.c.first >= reached, _says(wanted.search))
     rows = connection.execute(query.order_by(EPISODES.c.first.desc()).limit(limit + 1)).all()
     shown = rows[:limit]
-    return Page(summaries(connection, shown), str(shown[-1].first) if len(rows) > limit else None)
+    following = shown[-1].first if len(rows) > limit else reached if reached > 1 else None
+    return Page(summaries(connection, shown), None if following is None else str(following))
 
 
-def every(connection: Connection, wanted: EpisodeFilter, after: int, limit: int) -> tuple[list[Episode], int | None]:
-    """Whole episodes in the order they began, from after this entry on; and where to go on, None at the end."""
-    query = select(EPISODES).where(EPISODES.c.origin.in_(SEEN), EPISODES.c.first > after, *_tests(wanted))
-    rows = connection.execute(query.order_by(EPISODES.c.first).limit(limit)).all()
-    return [_whole(connection, row) for row in rows], rows[-1].first if rows else None
+def _says(words: str) -> ColumnElement[bool]:
+    """Whether the words are in an episode's id or in what is kept of it, as canonical JSON spells them."""
+    spelled = LOG.c.record.icontains(canonical({"": words})[5:-2], autoescape=True)
+    about = LOG.join(MENTIONS, MENTIONS.c.number == LOG.c.number)
+    said = select(LOG.c.number).select_from(about).where(MENTIONS.c.episode == EPISODES.c.id, spelled)
+    return or_(EPISODES.c.id.icontains(words, autoescape=True), said.correlate(EPISODES).exists())
+
+
+def changes(connection: Connection, cursor: int | None, limit: int) -> Changes:
+    """Episodes with an entry after the cursor, the latest `limit` of them. Without one, only where to begin."""
+    last = EPISODES.c.last
+    end = connection.execute(select(func.max(last))).scalar() or 0
+    if cursor is None or end <= cursor:
+        return Changes((), end)
+    query = select(EPISODES).where(last > cursor, EPISODES.c.origin.in_(SEEN)).order_by(last.desc()).limit(limit)
+    return Changes(summaries(connection, connection.execute(query).all()[::-1]), end)
+
+
+def attempts(connection: Connection, id: str, limit: int) -> tuple[EpisodeSummary, ...]:
+    """Other attempts of the learning loop at the task of this one, in the order they were kept."""
+    e = EPISODES.c
+    row = connection.execute(EPISODE_OF, {"of": id}).first()
+    if row is None or row.origin != "learning":
+        return ()
+    same = e.job == row.job, e.split == row.split, e.task_index == row.task_index, e.id != id, e.origin == "learning"
+    rows = connection.execute(select(EPISODES).where(*same).order_by(e.first).limit(limit)).all()
+    return summaries(connection, rows)
+
+
+def openings(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """What each episode is about: of the learning loop, its task's first question; of a served one, the last message
+    of its first prompt, or bare text. Unknown ids are left out."""
+    joined = EPISODES.join(LOG, LOG.c.number == EPISODES.c.first)
+    query = select(EPISODES.c.id, LOG.c.kind, LOG.c.record).select_from(joined).where(EPISODES.c.id.in_(ids))
+    found: dict[str, str] = {}
+    for row in connection.execute(query):
+        if row.record is None or row.kind not in ("turn", "trajectory"):
+            continue
+        record: dict[str, Any] = json.loads(row.record)
+        if row.kind == "trajectory":
+            asked = [message for message in record["task"]["messages"] if message["role"] == "user"]
+            found[row.id] = text_of(asked[0]) if asked else ""
+        else:
+            last = record["messages"][-1:]
+            found[row.id] = text_of(last[0]) if last else str(record["parameters"].get("text", ""))
+    return found
 
 
 def _tests(wanted: EpisodeFilter) -> list[ColumnElement[bool]]:
@@ -76,6 +132,10 @@ def _tests(wanted: EpisodeFilter) -> list[ColumnElement[bool]]:
         tests.append(e.started < wanted.until)
     if wanted.has_feedback is not None:
         tests.append(e.feedback > 0 if wanted.has_feedback else e.feedback == 0)
+    if wanted.least is not None:
+        tests.append(e.value >= wanted.least)
+    if wanted.most is not None:
+        tests.append(e.value <= wanted.most)
     if wanted.outcome is not None:
         outcomes = {"success": e.reward >= SUCCESS, "failure": e.reward < SUCCESS, "unknown": e.reward.is_(None)}
         if wanted.outcome not in outcomes:

@@ -304,6 +304,8 @@ class EpisodeFilter:
         outcome: `success` or `failure` (reward at least 1 or less), `unknown`: no reward.
         has_feedback: whether anything was said of it.
         origin: `served` or `learning`.
+        least, most: bounds of V after its last token, both included.
+        search: said in it (or a part of its id), whatever the case.
     """
 
     job: str | None = None
@@ -317,6 +319,9 @@ class EpisodeFilter:
     outcome: Literal["success", "failure", "unknown"] | None = None
     has_feedback: bool | None = None
     origin: Literal["served", "learning"] | None = None
+    least: float | None = None
+    most: float | None = None
+    search: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,16 @@ from journeyman.experience.database import Database
 from journeyman.experience.log import verify
 from journeyman.experience.migrations import migrate
 from journeyman.experience.outcomes import Episode
-from journeyman.experience.query import News
-from journeyman.experience.records import EpisodeFilter, Feedback, Metric, Page, ServedTurn, StoreInfo
+from journeyman.experience.query import Changes, News
+from journeyman.experience.records import (
+    EpisodeFilter,
+    EpisodeSummary,
+    Feedback,
+    Metric,
+    Page,
+    ServedTurn,
+    StoreInfo,
+)
 from journeyman.experience.schema import EPISODES, LOG
 from journeyman.types import Ending, Trajectory
 
@@ -178,6 +186,8 @@ class Store:
     def browse(self, wanted: EpisodeFilter | None = None, *, cursor: str | None = None, limit: int = 50) -> Page:
         """A list of episodes, newest first; `cursor` is the page's before. Erased and unseen ones are left out.
 
+        A search for words looks through the latest entries alone (query.REACH of them); its cursor leads further back.
+
         Raises:
             UsageError: the cursor is none of ours, or the limit is not within 1 to 1000.
         """
@@ -199,6 +209,18 @@ class Store:
                 partial(query.every, wanted=wanted or EpisodeFilter(), after=after, limit=50)
             )
             yield from page
+
+    def changes(self, cursor: int | None = None, *, limit: int = 100) -> Changes:
+        """Of which episodes something has come since the cursor, in short; without a cursor, only where to begin."""
+        return self._database.read(lambda c: query.changes(c, cursor, limit))
+
+    def attempts(self, id: str, *, limit: int = 200) -> tuple[EpisodeSummary, ...]:
+        """Other attempts of the learning loop at the same task, branches among them, in the order they were kept."""
+        return self._database.read(lambda c: query.attempts(c, id, limit))
+
+    def openings(self, ids: Sequence[str]) -> dict[str, str]:
+        """What each of these episodes (at most 1000) begins with, as text."""
+        return self._database.read(lambda c: query.openings(c, ids))
 
     def news(self, cursor: int = 0, *, limit: int = 100) -> News:
         """Served episodes of which something has come since the cursor (0: the beginning), each whole.

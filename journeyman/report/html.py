@@ -68,7 +68,7 @@ def render_page(run: Run, pieces: Pieces | None) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{esc(title)} · Journeyman</title>\n<style>\n{style}{palette.css()}\n</style>\n</head>\n"
+        f"<title>{esc(title)} · Journeyman</title>\n<style>\n{palette.look()}{style}</style>\n</head>\n"
         f"<body>\n<main>\n{chr(10).join(body)}\n</main>\n</body>\n</html>\n"
     )
 

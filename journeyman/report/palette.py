@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.resources import files
 
 STEPS = 21
 """Shades in the scale, odd so that the middle one is neutral."""
@@ -69,11 +70,15 @@ def oklch(lightness: float, chroma: float, hue: float) -> tuple[int, int, int]:
 
 
 def css() -> str:
-    """The shades as classes: ``.v0`` to ``.v20`` behind text, light and dark; ``.b0`` and so on for beads."""
-    light = "".join(f".v{i}{{background:{LIGHT.hex(i / (STEPS - 1))}}}" for i in range(STEPS))
-    dark = "".join(f".v{i}{{background:{DARK.hex(i / (STEPS - 1))}}}" for i in range(STEPS))
-    beads = "".join(f".b{i}{{fill:{BEAD.hex(i / (STEPS - 1))}}}" for i in range(STEPS))
-    return f"{light}{beads}\n@media screen and (prefers-color-scheme:dark){{{dark}}}"
+    """The shades as classes: ``.v0`` to ``.v20`` behind text, ``.b0``... for beads; light, dark as the page."""
+    shares = [i / (STEPS - 1) for i in range(STEPS)]
+    behind = "".join(f".v{i}{{background:light-dark({LIGHT.hex(x)},{DARK.hex(x)})}}" for i, x in enumerate(shares))
+    return behind + "".join(f".b{i}{{fill:{BEAD.hex(x)};stop-color:{BEAD.hex(x)}}}" for i, x in enumerate(shares))
+
+
+def look() -> str:
+    """The style sheet that all pages share: `look.css` and the shades."""
+    return f"{files('journeyman.report').joinpath('look.css').read_text('utf-8')}{css()}\n"
 
 
 def _gamma(linear: float) -> int:

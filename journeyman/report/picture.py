@@ -78,7 +78,7 @@ def _episode(run: Run, pieces: Pieces | None) -> tuple[str, View] | None:
 
     def telling(item: tuple[str, View]) -> float:
         values = [value for _, value in item[1].series]
-        learned = 0.2 if exam_step(item[1].trajectory) else 0.0
+        learned = 0.2 if exam_step(item[1].trajectory.id) else 0.0
         return max(values) - min(values) + learned - 0.03 * abs(len(item[1].trajectory.turns) - 7)
 
     return max(views, key=telling, default=None)

@@ -36,9 +36,9 @@ class Story:
     episodes: tuple[tuple[str, Trajectory], ...]
 
 
-def exam_step(trajectory: Trajectory) -> int | None:
-    """The step whose exam asked for it, from its id "exam-<step>-..."; None for a learning episode."""
-    found = re.match(r"exam-(\d+)-", trajectory.id)
+def exam_step(id: str) -> int | None:
+    """The step whose exam asked for the episode, from its id "exam-<step>-..."; None for a learning episode."""
+    found = re.match(r"exam-(\d+)-", id)
     return int(found[1]) if found else None
 
 
@@ -142,7 +142,7 @@ def _matches(trajectory: Trajectory, outcome: str | None) -> bool:
 
 
 def _label(trajectory: Trajectory) -> str:
-    step = exam_step(trajectory)
+    step = exam_step(trajectory.id)
     if step is None:
         return f"in practice, step {trajectory.step}"
     return "before practice" if step == 0 else f"after {plural(step, 'step')} of practice"
@@ -159,11 +159,11 @@ def _cost(trajectory: Trajectory) -> float:
 
 
 def _before_and_after(job: str, episodes: list[Trajectory]) -> Story | None:
-    first = {t.task.id: t for t in episodes if exam_step(t) == 0 and not t.outcome.success}
+    first = {t.task.id: t for t in episodes if exam_step(t.id) == 0 and not t.outcome.success}
     best: tuple[float, Trajectory, Trajectory] | None = None
     for after in episodes:
         before = first.get(after.task.id)
-        if before is None or not exam_step(after) or not after.outcome.success:
+        if before is None or not exam_step(after.id) or not after.outcome.success:
             continue
         contrast = (_values(after) or [0.0])[-1] - (_values(before) or [0.0])[-1]
         score = contrast - _cost(before) - _cost(after)
@@ -188,7 +188,7 @@ def _foreseen_failure(job: str, episodes: list[Trajectory]) -> Story | None:
             continue
         later = sum(values[len(values) // 2 :]) / (len(values) - len(values) // 2)
         peak = max(values[: len(values) // 2])
-        score = peak - later - _cost(episode) + (0.2 if exam_step(episode) else 0.0)
+        score = peak - later - _cost(episode) + (0.2 if exam_step(episode.id) else 0.0)
         if peak - later > 0.15 and (best is None or score > best[0]):
             best = (score, episode, peak, later)
     if best is None:
@@ -210,7 +210,7 @@ def _recovery(job: str, episodes: list[Trajectory]) -> Story | None:
         inner = range(len(values) // 10 + 1, len(values) - len(values) // 10 - 1)
         low = min(inner, key=lambda i: values[i], default=0)
         dip = min(max(values[: low + 1]), values[-1]) - values[low]
-        score = dip - _cost(episode) + (0.2 if exam_step(episode) else 0.0)
+        score = dip - _cost(episode) + (0.2 if exam_step(episode.id) else 0.0)
         if dip > 0.15 and (best is None or score > best[0]):
             best = (score, episode, max(values[: low + 1]), values[low])
     if best is None:

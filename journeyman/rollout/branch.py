@@ -10,6 +10,7 @@ before: those were chosen for where they had led.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,12 @@ def choose(
 def is_branch(trajectory: Trajectory) -> bool:
     """Whether the episode went on from the middle of another: its group is named for that one's turn."""
     return trajectory.group.rpartition("-")[2].startswith("b")
+
+
+def forked_from(id: str) -> tuple[str, int] | None:
+    """The episode that a branch of this id went on from, and before which of its turns; None: it is no branch."""
+    found = re.fullmatch(r"(.+)-b(\d+)-m\d+", id)
+    return (found[1], int(found[2])) if found else None
 
 
 def continuations(forks: Sequence[Fork], count: int, seed: int) -> list[Attempt]:

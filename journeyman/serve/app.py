@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
-from starlette.staticfiles import StaticFiles
 
-from journeyman.serve import admin, chat, feedback
+from journeyman.serve import admin, chat, feedback, looking
 from journeyman.serve.access import Looker, Served
 from journeyman.serve.deployment import Deployment
+from journeyman.serve.gate import Gate
 from journeyman.serve.http import Around, handle_errors
+from journeyman.serve.pages import add_pages
 from journeyman.serve.replies import Error, Reply
-
-DASHBOARD = Path(__file__).parent / "dashboard"
 
 
 class State(Reply):
@@ -53,7 +51,7 @@ async def metrics(d: Served, who: Looker) -> Response:
 def api_routes() -> FastAPI:
     """What clients may call, less the deployment that answers them."""
     about = "An OpenAI-compatible API that keeps every episode and hears what became of it."
-    return _app("Journeyman", about, chat.router, feedback.router, operation)
+    return _app("Journeyman", about, chat.router, feedback.router, looking.router, operation)
 
 
 def admin_routes() -> FastAPI:
@@ -65,8 +63,8 @@ def admin_routes() -> FastAPI:
 def api(d: Deployment) -> FastAPI:
     """What clients speak to, with the web page."""
     app = _serving(api_routes(), d)
-    if any(DASHBOARD.glob("*.html")):
-        app.mount("/", StaticFiles(directory=DASHBOARD, html=True))
+    app.state.door = Gate(d)
+    add_pages(app)
     return app
 
 

@@ -18,6 +18,7 @@ from journeyman.errors import CheckpointError, JourneymanError, StoreConflict, U
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
+from journeyman.serve.archive import Archive
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Episodes
 from journeyman.serve.errors import ApiError
@@ -69,6 +70,7 @@ class Deployment:
         if config.telemetry:
             self.gateway.telemetry = _telemetry(self.name)
         self.episodes = Episodes(config.episodes, lambda id: store.whole(id).turns)
+        self.archive = Archive(store, folder.parent, self.prompts.renderer.pieces)
         self.rates, self.feedback_rates = RateLimit(MINUTE), RateLimit(DAY)
         self.draining = False
         self._replacing = asyncio.Lock()

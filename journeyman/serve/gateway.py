@@ -346,11 +346,7 @@ class Gateway:
     def _count(self, finished: Finished, kept: Kept) -> None:
         made = len(finished.tokens)
         self.usual += (made - self.usual) / 32
-        self.metrics.tokens.labels("prompt").inc(len(finished.values) - made)
-        self.metrics.tokens.labels("completion").inc(made)
-        self.metrics.finishes.labels(kept).inc()
-        if finished.value is not None:
-            self.metrics.value.observe(finished.value)
+        self.metrics.answered(len(finished.values) - made, made, kept, finished.value)
 
     # -- those who went away ----------------------------------------------------------------------------
 

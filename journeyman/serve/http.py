@@ -74,7 +74,7 @@ class Around:
         path = str(getattr(route, "path", "other"))
         self.d.metrics.requests.labels(path, str(status or 499)).inc()
         self.d.metrics.seconds.labels(path).observe(seconds)
-        if path in ("/healthz", "/readyz", "/metrics"):
+        if path in ("/healthz", "/readyz", "/metrics", "/v1/activity"):
             return
         self.d.log.write(
             "request",

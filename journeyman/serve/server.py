@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from journeyman.serve.config import ServeConfig, is_loopback
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.http import PatientProtocol
 from journeyman.serve.keys import Keys, folder_of
+from journeyman.serve.sockets import Server, listen, until_signalled, url
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,6 @@ def check_open(config: ServeConfig, keys: int) -> None:
         )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Raises:
-        UsageError: the address is not ours, or taken.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise UsageError(
-            f"serve: cannot listen on {host}:{port}", reason=str(error), fix="choose another with --port, --admin-port"
-        ) from error
-
-
-async def until_signalled() -> None:
-    """Until SIGTERM or SIGINT."""
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await ended.wait()
-
-
 async def run(
     d: Deployment,
     listener: socket.socket,
@@ -97,7 +73,7 @@ async def run(
     try:
         while not all(server.started for server in servers):
             await asyncio.sleep(0.01)
-        ready(Addresses(_url(listener), _url(admin)))
+        ready(Addresses(url(listener), url(admin)))
         await asyncio.wait({ended, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         d.draining = True
@@ -111,18 +87,10 @@ async def run(
         d.log.write("stopped")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, less its signals: :func:`run` has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
-def _server(d: Deployment, app: Any) -> _Server:
+def _server(d: Deployment, app: Any) -> Server:
     c = d.config
     patience = type("Patience", (PatientProtocol,), {"patience": c.request_seconds})
-    return _Server(
+    return Server(
         uvicorn.Config(
             app,
             http=patience,
@@ -136,8 +104,3 @@ def _server(d: Deployment, app: Any) -> _Server:
             timeout_graceful_shutdown=max(round(c.drain_seconds), 1),
         )
     )
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -96,7 +96,7 @@ def test_the_page_tells_what_happened(make_run: MakeRun, pieces: Pieces) -> None
     assert "The same task, before and after" in text and "A failure it saw coming" in text
     assert "new tasks of the same kind" in text and "beyond what was practised" in text
     assert "learn.clip_high 0.28" in text
-    assert "prefers-color-scheme" in page and "@media print" in page and "viewport" in page
+    assert "light-dark(" in page and "@media print" in page and "viewport" in page
     assert page.count('class="trace"') == 8
     assert re.search(r'<i class="v\d+[^"]*" title="V \d+%">', page)
 
