@@ -27,6 +27,7 @@ from journeyman.serve.logs import Log
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.prompts import Prompts
 from journeyman.serve.service import Service
+from journeyman.serve.terms import Terms
 from journeyman.serve.versions import Version, Versions
 from journeyman.stages import native_engine
 
@@ -44,19 +45,31 @@ class Deployment:
         engine: samples with it; nobody else may use it.
         store: keeps the episodes; closed with this.
         folder: where keys and versions are.
+        terms: on which answers are given to agents that are learned from; the engine has the model's weights then.
 
     Raises:
         UsageError, CheckpointError: a file in the folder cannot be read, or the model has no usable chat template.
     """
 
-    def __init__(self, loaded: LoadedModel, engine: Engine, store: Store, folder: Path, config: ServeConfig) -> None:
-        self.config, self.loaded, self.store = config, loaded, store
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        engine: Engine,
+        store: Store,
+        folder: Path,
+        config: ServeConfig,
+        terms: Terms | None = None,
+    ) -> None:
+        self.config, self.loaded, self.store, self.terms = config, loaded, store, terms
         self.name = config.name or loaded.source
         self.prompts = Prompts(loaded.tokenizer)
         self.keys = Keys(folder / "keys.json")
         self.versions = Versions(folder / "versions.json")
         self.version = self.versions.of(loaded.model, loaded.source)
-        engine.load(loaded.model, self.version.number)
+        if terms is None:
+            engine.load(loaded.model, self.version.number)
+        else:
+            self.version = replace(self.version, number=engine.version)
         self.service = Service(engine, Judge(loaded, config.job))
         self.metrics, self.log = Metrics(), Log(config.log_prompts)
         self.gateway = Gateway(self.service, store, self.metrics, config)
@@ -95,7 +108,7 @@ class Deployment:
 
     def check_model(self, name: str) -> None:
         """Raises ApiError: 404, this is not what is served."""
-        if name not in self.names:
+        if name not in self.names and self.terms is None:  # who learns asks for the model that it always asked for
             mistake = UnknownName("model", name, self.names).mistake
             raise ApiError(404, mistake, "model_not_found", param="model")
 

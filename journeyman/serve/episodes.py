@@ -69,6 +69,8 @@ class Episode:
     turns: dict[bytes, Turn] = field(default_factory=dict[bytes, Turn])
     """By their trail; of two that said the same, the later one."""
     last: Turn | None = None
+    full: bool = False
+    """Whether a request was refused because no more fits."""
 
     def add(self, turn: Turn) -> None:
         """A turn was answered."""
@@ -154,6 +156,10 @@ class Episodes:
         while len(self._sessions) > self.capacity:
             self._sessions.popitem(last=False)
         return episode
+
+    def called(self, owner: str, name: str) -> Episode | None:
+        """The one of this session, where it is in memory."""
+        return self._episodes.get(self._sessions.get((owner, name), ""))
 
     async def find(self, id: str, owner: str) -> Episode:
         """The one of this id."""

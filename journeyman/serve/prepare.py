@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     marks = trails(manner_of(tools), body.messages)
     episode = await _episode(d, body, caller)
     where = place(episode, marks)
-    history, held = await asyncio.to_thread(_chat_history, d, body, manner, where, lead)
+    with _noticed(episode):
+        history, held = await asyncio.to_thread(_chat_history, d, body, manner, where, lead)
     shown = manner if body.tool_choice != "none" else Manner(manner.renderer)
     stops = body.stops
     if manner.calls is not None and manner.calls.end is not None and not body.parallel_tool_calls:
@@ -72,7 +74,9 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     sampling = await _sampling(d, body, stops, len(history))
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
     return _choices(
+        d,
         body,
+        caller,
         0,
         episode=episode,
         place=where,
@@ -101,12 +105,15 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     asks: list[Ask] = []
     for prompt in prompts:
         episode = await _episode(d, body, caller) if len(prompts) == 1 else d.episodes.begin(caller.key.id)
-        where, history, held = await asyncio.to_thread(_bare_history, d, episode, prompt)
+        with _noticed(episode):
+            where, history, held = await asyncio.to_thread(_bare_history, d, episode, prompt)
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
         sampling = await _sampling(d, body, body.stops, len(history))
         asks += _choices(
+            d,
             body,
+            caller,
             len(asks),
             episode=episode,
             place=where,
@@ -121,14 +128,20 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     return asks
 
 
-def _choices(body: Common, first: int, **common: Any) -> list[Ask]:
+def _choices(d: Deployment, body: Common, caller: Caller, first: int, **common: Any) -> list[Ask]:
     """An ask for each of a prompt's choices, numbered from `first` on."""
     ours = body.journeyman
+    seed = body.seed
+    if d.terms is not None:  # a client's own would make all attempts alike
+        place: Place = common["place"]
+        again = len(common["episode"].turns) if place.joint in ("branch", "rewritten") else 0
+        seed = d.terms.seeds.get(caller.session or "")
+        seed = None if seed is None else seed + again
     return [
         Ask(
             index=first + choice,
-            seed=drawn_seed(body.seed, choice),
-            reseed=body.seed is not None,
+            seed=drawn_seed(seed, choice),
+            reseed=body.seed is not None and d.terms is None,
             threshold=ours.threshold,
             search=ours.search,
             streamed=body.stream,
@@ -206,8 +219,22 @@ async def _episode(d: Deployment, body: Common, caller: Caller) -> Episode:
     if id is not None:
         return await d.episodes.find(id, caller.key.id)
     if caller.session is not None:
-        return await d.episodes.session(caller.key.id, caller.session)
+        episode = await d.episodes.session(caller.key.id, caller.session)
+        if d.terms is not None and len(episode.turns) + body.n > d.terms.calls:
+            episode.full = True
+            raise ApiError(400, f"a session has at most {d.terms.calls} answers", "context_length_exceeded")
+        return episode
     return d.episodes.begin(caller.key.id)
+
+
+@contextmanager
+def _noticed(episode: Episode) -> Generator[None]:
+    """Let the episode know when it has no room for a request."""
+    try:
+        yield
+    except ApiError as error:
+        episode.full = error.code == "context_length_exceeded"
+        raise
 
 
 def _chat_history(d: Deployment, body: ChatRequest, manner: Manner, where: Place, lead: str) -> tuple[History, int]:
@@ -288,11 +315,15 @@ async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: i
         message = f"max_tokens: the model reads at most {d.service.context} tokens, answer included, got {limit}"
         raise ApiError(400, message, "context_length_exceeded", param="max_tokens")
     texts = await asyncio.to_thread(d.prompts.stop_texts, stops) if stops else None
+    temperature, top_p = (1.0 if given is None else given for given in (body.temperature, body.top_p))
+    most = min(limit or d.service.context, d.service.context - length)
+    if d.terms is not None:
+        temperature, top_p, most = d.terms.temperature, 1.0, min(most, d.terms.max_tokens or most)
     try:
         return Sampling(
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            max_tokens=min(limit or d.service.context, d.service.context - length),
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=most,
             stop=d.prompts.renderer.end_ids,
             stop_texts=texts,
         )
