@@ -155,7 +155,7 @@ def words_of(command: str, who: str) -> list[str]:
         raise UsageError(f"{who}: cannot read the command {command!r}", reason=str(error)) from error
     if not words or shutil.which(words[0]) is None:
         raise UsageError(
-            f"{who}: there is no program {words[0] if words else command!r}",
+            f"{who}: there is no program {(words or [command])[0]!r}",
             reason="it is neither a command here nor a file that can be run",
             fix='give it as in a shell: "python agent.py"',
         )
