@@ -5,12 +5,13 @@
 
 The agent is examples/agent/agent.py, written against the `openai` package alone, with a tool and several turns; a
 process of its own makes each attempt. The model that it starts with has watched a colleague who hardly knows the
-workshop (examples/agent/school.py), once for all seeds; the seed fixes the rest. In the held-out tasks things are wanted
-together that never were in training. Writes bench/results/agent.json and bench/results/agent.png.
+workshop (examples/agent/school.py), once for all seeds; the seed fixes the rest. In the held-out tasks things are
+wanted together that never were in training. Writes bench/results/agent.json and bench/results/agent.png.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,10 @@ from typing import Any
 from bench.common import FOLDER, ROOT, Results, parser
 from journeyman.run import read_lines
 
-Records = list[dict[str, Any]]
 EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
-SCHOOL = ("--demonstrations", "3000", "--updates", "200", "--optimizer.learning-rate", "3e-3")
-STEPS, HELD_OUT = 12, 120
+SCHOOL = ("--demonstrations", "3000", "--updates", "450", "--optimizer.learning-rate", "3e-3")
+STEPS, HELD_OUT = 12, 80
 
 
 def journeyman(*words: str | Path) -> None:
@@ -54,17 +54,24 @@ def learned(start: Path, tasks: Path, seed: int, folder: Path, quick: bool) -> f
     return time.monotonic() - begun
 
 
-def record(results: Results, seed: int, exams: Records) -> None:
+def record(results: Results, seed: int, folder: Path, seconds: float) -> None:
     """The figures of one seed."""
-    last = max(exam["step"] for exam in exams)
-    for exam in exams:
-        when = {0: "before", last: "after"}.get(exam["step"])
-        if when is not None:
-            percent = 100 * exam["success"]
-            results.sample(f"agent_heldout_{when}_percent", seed, percent, "percent", bounds=(0, 100))
+    steps = [r for r in read_lines(folder / "metrics.jsonl") if r["kind"] == "learn"]
+    exams = read_lines(folder / "exams.jsonl")
+    (before,) = (exam for exam in exams if exam["step"] == 0)
+    after = max(exams, key=lambda exam: exam["step"])
+    middle, low, high = (100 * before[key] for key in ("success", "low", "high"))  # the same model for every seed
+    results.figure("agent_heldout_before_percent", middle, "percent", low=low, high=high)
+    results.sample("agent_heldout_after_percent", seed, 100 * after["success"], "percent", bounds=(0, 100))
+    results.sample("agent_attempts", seed, steps[-1]["trajectories"], "attempts")
+    results.sample("agent_seconds", seed, seconds, "s", bounds=(0, float("inf")))
+    (name,) = (key for key in steps[0] if key.endswith("/success"))
+    curve = [[step["trajectories"], step[name]] for step in steps]
+    shown = [{key: exam[key] for key in ("step", "success", "low", "high", "tasks")} for exam in (before, after)]
+    results.detail(f"seed {seed}", {"curve": curve, "exams": shown})
 
 
-def draw(curves: dict[int, Records], exams: dict[int, Records], file: Path) -> None:
+def draw(seeds: dict[str, Any], file: Path) -> None:
     """Success in practice of every seed over the attempts made, and held-out success with its intervals."""
     import matplotlib
 
@@ -72,42 +79,37 @@ def draw(curves: dict[int, Records], exams: dict[int, Records], file: Path) -> N
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    for number, (seed, steps) in enumerate(sorted(curves.items())):
-        made = [step["trajectories"] for step in steps]
-        name = next(key for key in steps[0] if key.endswith("/success"))
-        (line,) = axis.plot(made, [100 * step[name] for step in steps], lw=1.2, label=f"seed {seed}")
-        for exam in exams[seed]:
-            at = (made[-1] if exam["step"] else 0) + 3 * number
+    for number, (seed, found) in enumerate(sorted(seeds.items())):
+        made = [attempts for attempts, _ in found["curve"]]
+        (line,) = axis.plot(made, [100 * success for _, success in found["curve"]], lw=1.2, label=seed)
+        for exam, at in zip(found["exams"], (0, made[-1]), strict=True):
             middle, low, high = (100 * exam[key] for key in ("success", "low", "high"))
             spread = [[middle - low], [high - middle]]
-            axis.errorbar([at], [middle], yerr=spread, fmt="o", ms=4, capsize=3, color=line.get_color())
-    axis.set(xlabel="attempts", ylabel="done, %", ylim=(0, 100), title="lines: in practice, points: held out")
+            axis.errorbar([at + 4 * number], [middle], yerr=spread, fmt="o", ms=4, capsize=3, color=line.get_color())
+    axis.set(xlabel="attempts", ylabel="done, %", ylim=(0, 102), title="lines: in practice; points: held out")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, loc="lower right")
     figure.savefig(file, dpi=130)
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("--start", type=Path, help="what an earlier run of this script schooled; else it is made")
+    asked.add_argument("--keep", type=Path, help="folder for the runs, to look into them; by default they are deleted")
+    options = asked.parse_args()
     results = Results("agent", seeds=options.seeds, quick=options.quick)
-    curves: dict[int, Records] = {}
-    exams: dict[int, Records] = {}
     with tempfile.TemporaryDirectory() as place:
+        folder = options.keep or Path(place)
         tasks = Path(place) / "workshop.jsonl"
         with tasks.open("w") as file:
             subprocess.run([sys.executable, EXAMPLE / "tasks.py"], stdout=file, check=True)
-        start = schooled(Path(place))
+        start = options.start or schooled(Path(place))
         for seed in options.seeds:
-            folder = Path(place) / f"seed-{seed}"
-            seconds = learned(start, tasks, seed, folder, options.quick)
-            curves[seed] = [r for r in read_lines(folder / "metrics.jsonl") if r["kind"] == "learn"]
-            exams[seed] = read_lines(folder / "exams.jsonl")
-            results.sample("agent_seconds", seed, seconds, "s", bounds=(0, float("inf")))
-            results.sample("agent_attempts", seed, curves[seed][-1]["trajectories"], "attempts")
-            record(results, seed, exams[seed])
-    results.write()
+            seconds = learned(start, tasks, seed, folder / f"seed-{seed}", options.quick)
+            record(results, seed, folder / f"seed-{seed}", seconds)
+    written = json.loads(results.write().read_text())
     if not options.quick:
-        draw(curves, exams, FOLDER / "agent.png")
+        draw(written["details"], FOLDER / "agent.png")
 
 
 if __name__ == "__main__":

@@ -396,10 +396,14 @@ def needs_serve(what: str, error: ModuleNotFoundError) -> UsageError:
 def tasks_of_agents(arguments: Sequence[str]) -> list[str]:
     """The arguments with `--tasks FILE` spelled out: a number is how many tasks a step has, a file has those of an
     agent."""
-    return [
-        "--agent.tasks" if word == "--tasks" and not following.isdigit() and "--agent" in arguments else word
-        for word, following in zip(arguments, [*arguments[1:], ""], strict=True)
-    ]
+    if not any(word.partition("=")[0] in ("--agent", "--agent.command") for word in arguments):
+        return list(arguments)
+    told: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        of_agent = name == "--tasks" and not (value if equals else following).lstrip("-").isdigit()
+        told.append(f"--agent.tasks{equals}{value}" if of_agent else word)
+    return told
 
 
 def finish(folder: Path, as_json: bool) -> None:

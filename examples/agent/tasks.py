@@ -19,8 +19,6 @@ WORKSHOP = {
     "rope": "green",
     "drill": "white",
     "tape": "white",
-    "ruler": "black",
-    "lamp": "black",
 }
 DRAWERS = tuple(dict.fromkeys(WORKSHOP.values()))
 

@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from journeyman.engine.base import Engine
+from journeyman.errors import JobError
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.render import Renderer
 from journeyman.rollout.runner import Attempt, RolloutConfig
-from journeyman.types import Trajectory
+from journeyman.types import Ending, Trajectory
 
 
 class Player(ABC):
@@ -55,10 +56,26 @@ def going_on(
     config: RolloutConfig,
 ) -> Iterator[Trajectory]:
     """The attempts: those that were kept before the run was killed as they were, for a player might not do the same
-    again; the others are made."""
+    again; the others are made. Those that failed come last.
+
+    Raises:
+        JobError: all failed; none is given then, and so none kept.
+    """
     kept = list(store.episodes(prefix=orders[0].group.rpartition("-")[0] + "-"))
     yield from kept
     done = {t.id for t in kept}
     rest = [order for order in orders if order.id not in done]
-    if rest:
-        yield from player.play(engine, policy, renderer, rest, config)
+    failed: list[Trajectory] = []
+    for t in player.play(engine, policy, renderer, rest, config) if rest else ():
+        if t.outcome.ending is Ending.FAILED:
+            failed.append(t)
+        else:
+            done.add(t.id)
+            yield t
+    if failed and not done:
+        raise JobError(
+            f"all {len(rest)} attempts failed",
+            reason=f"the first: {failed[0].outcome.error}",
+            fix="mend what makes or grades them, and give the same command again: the run goes on from here",
+        )
+    yield from failed

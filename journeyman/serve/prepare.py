@@ -133,8 +133,8 @@ def _choices(d: Deployment, body: Common, caller: Caller, first: int, **common: 
     ours = body.journeyman
     seed = body.seed
     if d.terms is not None:  # a client's own would make all attempts alike
-        place: Place = common["place"]
-        again = len(common["episode"].turns) if place.joint in ("branch", "rewritten") else 0
+        where: Place = common["place"]
+        again = len(common["episode"].turns) if where.joint in ("branch", "rewritten") else 0
         seed = d.terms.seeds.get(caller.session or "")
         seed = None if seed is None else seed + again
     return [

@@ -150,6 +150,8 @@ def test_the_command_line() -> None:
     words = ["learn", "--agent", "python agent.py", "--tasks", "tasks.jsonl", "--tasks", "8"]
     assert tasks_of_agents(words) == [*words[:3], "--agent.tasks", "tasks.jsonl", "--tasks", "8"]
     assert tasks_of_agents(["learn", "maze", "--tasks", "x"]) == ["learn", "maze", "--tasks", "x"]
+    words = ["learn", "--agent=python agent.py", "--tasks=tasks.jsonl", "--tasks=8"]
+    assert tasks_of_agents(words) == [*words[:2], "--agent.tasks=tasks.jsonl", "--tasks=8"]
     assert tasks_of_agents([]) == []
     with pytest.raises(UsageError, match="without an agent"):
         agent_options(tasks="tasks.jsonl")

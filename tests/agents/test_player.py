@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +68,26 @@ def orders(*tasks: dict[str, Any], repeats: int = 1) -> list[Attempt]:
     return attempts(found, repeats=repeats, prefix="step000003", seed=0, step=3)
 
 
-def played(
-    who: AgentPlayer, wanted: Sequence[Attempt], *says: str, context: int = 1024, **config: Any
-) -> list[Trajectory]:
+def made(
+    who: AgentPlayer, wanted: Sequence[Attempt], place: Path, *says: str, context: int = 1024
+) -> Iterator[Trajectory]:
     engine = ScriptedEngine(saying(*says or ("in a maze",)), context=context, slots=8)
     engine.load(APPRENTICE.model, VERSION)
-    rollouts = RolloutConfig(temperature=0.7, seconds_per_step=60, **config)
-    found = list(who.play(engine, APPRENTICE.model, RENDERER, wanted, rollouts))
-    assert not engine.busy
-    return found
+    rollouts = RolloutConfig(temperature=0.7, seconds_per_step=60)
+    with Store(place / "experience.sqlite") as store:
+        yield from going_on(who, store, engine, APPRENTICE.model, RENDERER, wanted, rollouts)
+        assert not engine.busy
+
+
+def played(
+    who: AgentPlayer, wanted: Sequence[Attempt], place: Path, *says: str, context: int = 1024
+) -> list[Trajectory]:
+    return list(made(who, wanted, place, *says, context=context))
 
 
 def test_turns_become_one_trajectory_as_they_were_sampled(tmp_path: Path) -> None:
     talk = "first = ask(user('where?')); ask(user('where?'), first['said'], user('and now?')); print(0.5)"
-    (t,) = played(player(tmp_path), orders({"do": talk}), "in a maze", "at E4")
+    (t,) = played(player(tmp_path), orders({"do": talk}), tmp_path, "in a maze", "at E4")
     replies = [RENDERER.reply_ids("in a maze"), RENDERER.reply_ids("at E4")]
     opening = RENDERER.open([Message("user", "where?")])
     between = RENDERER.observe("and now?", "user")
@@ -100,7 +106,7 @@ def test_turns_become_one_trajectory_as_they_were_sampled(tmp_path: Path) -> Non
 
 def test_a_rewritten_history_is_a_trail_of_its_own(tmp_path: Path) -> None:
     talk = "first = ask(user('where?')); ask(user('where?'), {**first['said'], 'content': 'so'}, user('on?')); print(1)"
-    trail, own = played(player(tmp_path), orders({"do": talk}), "in a maze", "at E4")
+    trail, own = played(player(tmp_path), orders({"do": talk}), tmp_path, "in a maze", "at E4")
     assert (trail.id, trail.group) == ("step000003-g0000-m00-t01", "step000003-g0000-t01")
     assert own.id == "step000003-g0000-m00"
     assert is_trail(trail) and not is_trail(own)
@@ -119,14 +125,14 @@ def test_tool_calls_are_tool_calls(tmp_path: Path) -> None:
         "tool = {'role': 'tool', 'tool_call_id': call['id'], 'content': 'a wall'}\n"
         "ask(user('where?'), said, tool, tools=tools); print(1)"
     )
-    (t,) = played(player(tmp_path), orders({"do": talk}), call, "done")
+    (t,) = played(player(tmp_path), orders({"do": talk}), tmp_path, call, "done")
     assert [(turn.reply, turn.observation) for turn in t.turns] == [(call, "a wall"), ("done", "")]
     assert t.outcome.success
 
 
 def test_many_at_once_keep_their_tasks_apart(tmp_path: Path) -> None:
     tasks = [{"do": f"ask(user('number {i}')); print({i} / 8)"} for i in range(6)]
-    found = played(player(tmp_path, at_once=3), orders(*tasks, repeats=2))
+    found = played(player(tmp_path, at_once=3), orders(*tasks, repeats=2), tmp_path)
     assert len({t.id for t in found}) == 12
     for t in found:
         assert t.task.messages == (Message("user", f"number {t.task.index}"),)
@@ -145,10 +151,10 @@ FAILURES = {
 
 
 def test_what_fails_fails_alone_and_says_why(tmp_path: Path) -> None:
-    found = played(player(tmp_path), orders(*FAILURES.values(), {"do": f"{ONCE}; print(1)"}))
+    found = played(player(tmp_path), orders(*FAILURES.values(), {"do": f"{ONCE}; print(1)"}), tmp_path)
     outcomes = {t.task.index: t.outcome for t in found}
     assert outcomes.pop(len(FAILURES)).success
-    assert found[0].task.index == len(FAILURES), "failures come last"
+    assert found[0].task.index == len(FAILURES), "what failed comes last"
     for (said, _), (_, outcome) in zip(FAILURES.items(), sorted(outcomes.items()), strict=True):
         assert outcome.ending is Ending.FAILED
         assert said in outcome.error
@@ -157,13 +163,13 @@ def test_what_fails_fails_alone_and_says_why(tmp_path: Path) -> None:
 
 def test_where_all_fail_the_run_ends_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"all 2 attempts (?s:.)* no such thing"):
-        played(player(tmp_path), orders({"do": "sys.exit('no such thing')"}, repeats=2))
+        played(player(tmp_path), orders({"do": "sys.exit('no such thing')"}, repeats=2), tmp_path)
     with pytest.raises(JobError, match="took longer than 2 s"):
-        played(player(tmp_path, seconds=2), orders({"do": "time.sleep(600)"}))
+        played(player(tmp_path, seconds=2), orders({"do": "time.sleep(600)"}), tmp_path)
     with pytest.raises(JobError, match="cannot be started"):
         (tmp_path / "not_a_program").write_text("?")
         (tmp_path / "not_a_program").chmod(0o755)
-        played(player(tmp_path, command=str(tmp_path / "not_a_program")), orders({"do": ""}))
+        played(player(tmp_path, command=str(tmp_path / "not_a_program")), orders({"do": ""}), tmp_path)
 
 
 @pytest.mark.parametrize("limit", ["calls", "context"])
@@ -171,7 +177,9 @@ def test_an_agent_that_no_more_fits_is_cut_and_graded(tmp_path: Path, limit: str
     talk = "said = [user('on?')]\nwhile True: said += [ask(*said)['said'], user('on?')]"
     options: dict[str, Any] = {"calls": 3} if limit == "calls" else {}
     context = 1024 if limit == "calls" else 40
-    (t,) = played(player(tmp_path, **options), orders({"do": talk, "hidden": {"grade": 0.25}}), context=context)
+    (t,) = played(
+        player(tmp_path, **options), orders({"do": talk, "hidden": {"grade": 0.25}}), tmp_path, context=context
+    )
     assert t.outcome.ending is Ending.TRUNCATED
     assert t.outcome.reward == 0.25
     assert len(t.turns) == 3 or limit == "context"
@@ -182,10 +190,13 @@ def test_without_a_grader_the_agent_says_how_it_went(tmp_path: Path) -> None:
     said = "post('/feedback', episode_id=ask(user('?'))['episode_id'], value={}, metric={!r}, source='code')"
     declared = "post('/metrics', name='steps', type='float', optimize='max'); "
     tasks = [{"do": said.format(0.75, "reward")}, {"do": declared + said.format(0.5, "steps")}]
-    found = {t.task.index: t.outcome for t in played(player(tmp_path, grade=""), orders(*tasks))}
+    found = {t.task.index: t.outcome for t in played(player(tmp_path, grade=""), orders(*tasks), tmp_path)}
     assert found[0].reward == 0.75
     assert "no feedback on 'reward' came" in found[1].error
-    found = {t.task.index: t.outcome for t in played(player(tmp_path, grade="", metric="steps"), orders(*tasks))}
+    found = {
+        t.task.index: t.outcome
+        for t in played(player(tmp_path, grade="", metric="steps"), orders(*tasks), tmp_path / "b")
+    }
     assert (found[0].ending, found[1].reward) == (Ending.FAILED, 0.5)
 
 
@@ -193,10 +204,7 @@ def test_nothing_runs_on_when_the_caller_stops_listening(tmp_path: Path) -> None
     file = tmp_path / "pid"
     hangs = f"{ONCE}; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     waits = f"{ONCE}\nwhile not os.path.exists({str(file)!r}): time.sleep(0.05)\nprint(1)"
-    engine = ScriptedEngine(saying("so"), slots=8)
-    engine.load(APPRENTICE.model, VERSION)
-    wanted = orders({"do": hangs}, {"do": waits})
-    attempts_made = player(tmp_path).play(engine, APPRENTICE.model, RENDERER, wanted, RolloutConfig())
+    attempts_made = made(player(tmp_path), orders({"do": hangs}, {"do": waits}), tmp_path)
     assert next(attempts_made).task.index == 1
     attempts_made.close()
     with pytest.raises(ProcessLookupError):
@@ -205,15 +213,16 @@ def test_nothing_runs_on_when_the_caller_stops_listening(tmp_path: Path) -> None
 
 def test_what_was_kept_is_not_played_again(tmp_path: Path) -> None:
     wanted = orders({"do": f"{ONCE}; print(0.5)"}, repeats=2)
-    who, engine = player(tmp_path), ScriptedEngine(saying("so"), slots=8)
+    who = player(tmp_path)
+    (first,) = played(who, wanted[:1], tmp_path, "first")
     with Store(tmp_path / "experience.sqlite") as store:
-        (first,) = played(who, wanted[:1], "first")
         store.add([first])
-        found = list(going_on(who, store, engine, APPRENTICE.model, RENDERER, wanted, RolloutConfig()))
-        assert [t.turns[0].reply for t in found] == ["first", "so"]
+    found = played(who, wanted, tmp_path, "so")
+    assert [t.turns[0].reply for t in found] == ["first", "so"]
+    with Store(tmp_path / "experience.sqlite") as store:
         store.add(found)
         assert store.count() == 2, "what was kept is kept once"
-        assert len(list(going_on(who, store, engine, APPRENTICE.model, RENDERER, wanted, RolloutConfig()))) == 2
+    assert len(played(who, wanted, tmp_path)) == 2
 
 
 def test_a_task_s_fields_stand_in_the_command() -> None:
