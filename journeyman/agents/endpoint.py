@@ -1,4 +1,4 @@
-"""The server that agents speak to: the learner's engine behind OpenAI's routes, for as long as a step's attempts last."""
+"""The server that agents speak to: the engine of the learner behind OpenAI's routes, while a step's attempts last."""
 
 from __future__ import annotations
 
