@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from journeyman.jobs.agent import AgentConfig
 from journeyman.rollout.player import going_on, is_trail
 from journeyman.rollout.runner import Attempt, RolloutConfig, attempts
 from journeyman.types import Ending, Message, Task, Trajectory
-from tests.serve.live import APPRENTICE, RENDERER, saying
+from tests.serve.live import APPRENTICE, RENDERER, native, saying
 
 AGENT = """
 import json, os, sys, time, urllib.request
@@ -50,6 +51,7 @@ print(attempt["task"].get("hidden", {}).get("grade", attempt["stdout"].strip() o
 """
 ONCE = "ask(user('where am I?'))"
 VERSION = 7
+EXAMPLE = Path(__file__).parents[2] / "examples" / "agent"
 
 
 def program(folder: Path, name: str, text: str) -> str:
@@ -194,8 +196,7 @@ def test_without_a_grader_the_agent_says_how_it_went(tmp_path: Path) -> None:
     assert found[0].reward == 0.75
     assert "no feedback on 'reward' came" in found[1].error
     found = {
-        t.task.index: t.outcome
-        for t in played(player(tmp_path, grade="", metric="steps"), orders(*tasks), tmp_path / "b")
+        t.task.index: t.outcome for t in played(player(tmp_path, grade="", metric="steps"), orders(*tasks), tmp_path)
     }
     assert (found[0].ending, found[1].reward) == (Ending.FAILED, 0.5)
 
@@ -223,6 +224,45 @@ def test_what_was_kept_is_not_played_again(tmp_path: Path) -> None:
         store.add(found)
         assert store.count() == 2, "what was kept is kept once"
     assert len(played(who, wanted, tmp_path)) == 2
+
+
+def test_draws_follow_from_the_attempt_whatever_seed_the_agent_asks_for(tmp_path: Path) -> None:
+    talk = "first = ask(user('A1 to B3')); ask(user('A1 to B3'), first['said'], user('so?')); print(1)"
+    wanted = orders({"do": talk}, repeats=3)
+
+    def tokens() -> dict[str, list[int]]:
+        engine = native(slots=2)  # fewer than attempts: caches come and go
+        engine.load(APPRENTICE.model, VERSION)
+        rollouts = RolloutConfig(max_reply_tokens=12, seconds_per_step=60)
+        found = player(tmp_path).play(engine, APPRENTICE.model, RENDERER, wanted, rollouts)
+        return {t.id: t.tokens.tolist() for t in found}
+
+    first = tokens()
+    assert len({tuple(said) for said in first.values()}) > 1, "attempts that are all alike teach nothing"
+    assert tokens() == first
+
+
+def test_the_example_as_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    made_here = subprocess.run([sys.executable, EXAMPLE / "tasks.py"], capture_output=True, text=True, check=True)
+    tasks = [json.loads(line) for line in made_here.stdout.splitlines()]
+    pairs = {split: {frozenset(t["wanted"]) for t in tasks if t["split"] == split} for split in ("train", "test")}
+    assert pairs["test"] and not pairs["test"] & pairs["train"], "what is wanted together in `test` never is in `train`"
+
+    call = '<tool_call>\n{{"name": "open", "arguments": {{"drawer": "{}"}}}}\n</tool_call>'
+    task = tasks[0]
+    right = [task["workshop"][thing] for thing in task["wanted"]]
+    who = AgentPlayer(
+        AgentConfig(
+            f"{sys.executable} {EXAMPLE / 'agent.py'}", "tasks.jsonl", f"{sys.executable} {EXAMPLE / 'grade.py'}"
+        )
+    )
+    done = played(who, orders(task), tmp_path, *(call.format(drawer) for drawer in right))
+    assert done[0].outcome.success
+    assert [turn.observation for turn in done[0].turns] == [task["wanted"][0], ""]
+    missed = played(who, orders(task), tmp_path, call.format(right[0]))
+    assert missed[0].outcome.reward == 0 and missed[0].outcome.ending is Ending.TERMINATED
+    assert [turn.observation for turn in missed[0].turns] == [task["wanted"][0], "nothing", ""]
 
 
 def test_a_task_s_fields_stand_in_the_command() -> None:
