@@ -4,9 +4,9 @@
     python -m bench.agent --quick               one learning step, ten tasks at each exam
 
 The agent is examples/agent/agent.py, written against the `openai` package alone, with a tool and several turns; a
-process of its own makes each attempt. The model that it starts with has watched a colleague who hardly knows the
-workshop (examples/agent/school.py), once for all seeds; the seed fixes the rest. In the held-out tasks things are
-wanted together that never were in training. Writes bench/results/agent.json and bench/results/agent.png.
+process of its own makes each attempt. The model that it starts with has watched a careful colleague fetch single
+things and a careless one fetch two (examples/agent/school.py), once for all seeds; the seed fixes the rest. In the
+held-out tasks things are wanted together that never were in training. Writes bench/results/agent.json and agent.png.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from journeyman.run import read_lines
 
 EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
-SCHOOL = ("--demonstrations", "3000", "--updates", "450", "--optimizer.learning-rate", "3e-3")
-STEPS, HELD_OUT = 12, 80
+SCHOOL = ("--demonstrations", "4000", "--updates", "400", "--optimizer.learning-rate", "3e-3")
+STEPS, HELD_OUT = 10, 80
 
 
 def journeyman(*words: str | Path) -> None:
@@ -49,6 +49,7 @@ def learned(start: Path, tasks: Path, seed: int, folder: Path, quick: bool) -> f
         *("learn", "--agent", f"{python} {EXAMPLE / 'agent.py'}", "--tasks", tasks),
         *("--grade", f"{python} {EXAMPLE / 'grade.py'}", "--model", start, "--run", folder, "--context", "512"),
         *("--steps", str(steps), "--exam.tasks", str(held_out), "--seed", str(seed), "--agent.seconds", "600"),
+        *("--agent.at-once", "4"),
         *("--rollout.seconds-per-step", "300"),  # the machine may be busy with something else
     )
     return time.monotonic() - begun

@@ -1,37 +1,43 @@
-"""What the example's small model has watched before it starts: a colleague who hardly knows the workshop.
+"""What the example's small model has watched before it starts: two colleagues in the workshop.
 
     journeyman school examples/agent/school.py:Watched --out runs/watched --model tiny,width=64,layers=2
 
 A model that was trained on tool calls needs no such thing. This one knows no language at all; here it sees how calls
-are written and how a talk goes, as the server puts both. In most cases the colleague opens whatever drawer comes to
-mind. Where things are is left to trial and error, and so is all that is wanted together in the held-out tasks.
+are written and how a talk goes, as the server puts both. One colleague fetches single things, and knows where they are.
+The other fetches two at once, and in four cases of five opens whatever drawer comes to mind. How to fetch two things is
+left to trial and error, and what is wanted together in the held-out tasks is not even watched.
 """
 
+import itertools
 import json
 import random
 
 from agent import OPEN, SPARE
-from tasks import DRAWERS, WORKSHOP, tasks
+from tasks import DRAWERS, NAMES, WORKSHOP, tasks
 
 from journeyman import Env, Job, Message, StepResult, Task
 from journeyman.serve.tools import Call, CallFormat, described
 
-KNOWN = 0.4
-"""How often the colleague knows; else the drawer is drawn, and may be the right one."""
-TASKS = [task for task in tasks() if task["split"] == "train"]
+CARE = 0.2
+"""How often the second colleague thinks; else the drawer is drawn, and may be the right one."""
+PAIRS = [task for task in tasks() if task["split"] == "train"]
+SINGLE = [
+    {"question": f"{name} needs the {thing}.", "wanted": [thing]} for name, thing in itertools.product(NAMES, WORKSHOP)
+]
 
 
 class Watched(Job):
-    """The colleague at work."""
+    """The two at work."""
 
-    about = "a colleague who hardly knows the workshop"
+    about = "two colleagues in a workshop, one careful, one careless"
     max_turns = 2 + SPARE
     splits = {"train": 10_000}  # noqa: RUF012
 
     def task(self, split, index):
-        task = TASKS[index % len(TASKS)]
+        tasks, care = (PAIRS, CARE) if index % 2 else (SINGLE, 1.0)
+        task = tasks[index // 2 % len(tasks)]
         messages = (Message("system", described([OPEN])), Message("user", task["question"]))
-        return Task(self.name, split, index, messages, {"wanted": task["wanted"], "seed": index})
+        return Task(self.name, split, index, messages, {"wanted": task["wanted"], "care": care, "seed": index})
 
     def env(self, task):
         return Workshop(task.data)
@@ -41,10 +47,10 @@ class Workshop(Env):
     """Opens drawers; the expert is the colleague."""
 
     def __init__(self, data):
-        self.missing, self.rng = list(data["wanted"]), random.Random(data["seed"])
+        self.missing, self.care, self.rng = list(data["wanted"]), data["care"], random.Random(data["seed"])
 
     def expert(self):
-        drawer = WORKSHOP[self.missing[0]] if self.rng.random() < KNOWN else self.rng.choice(DRAWERS)
+        drawer = WORKSHOP[self.missing[0]] if self.rng.random() < self.care else self.rng.choice(DRAWERS)
         return CallFormat().spell(Call("open", json.dumps({"drawer": drawer})))
 
     def step(self, reply):
