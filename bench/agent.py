@@ -25,7 +25,7 @@ from journeyman.run import read_lines
 EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
 SCHOOL = ("--demonstrations", "4000", "--updates", "400", "--optimizer.learning-rate", "3e-3")
-STEPS, HELD_OUT = 10, 80
+STEPS, HELD_OUT = 8, 60
 
 
 def journeyman(*words: str | Path) -> None:
