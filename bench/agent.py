@@ -24,7 +24,7 @@ from journeyman.run import read_lines
 
 EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
-SCHOOL = ("--demonstrations", "4000", "--updates", "400", "--optimizer.learning-rate", "3e-3")
+SCHOOL = ("--demonstrations", "4000", "--updates", "250", "--optimizer.learning-rate", "3e-3")
 STEPS, HELD_OUT = 8, 60
 
 

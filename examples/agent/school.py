@@ -16,8 +16,10 @@ from agent import OPEN, SPARE
 from tasks import DRAWERS, NAMES, WORKSHOP, tasks
 
 from journeyman import Env, Job, Message, StepResult, Task
-from journeyman.serve.tools import Call, CallFormat, described
+from journeyman.serve.tools import Call, CallFormat
 
+SHOWN = f"{OPEN['function']['name']}({', '.join(OPEN['function']['parameters']['properties'])})"
+"""How a tiny model's chat template shows the tool."""
 CARE = 0.2
 """How often the second colleague thinks; else the drawer is drawn, and may be the right one."""
 PAIRS = [task for task in tasks() if task["split"] == "train"]
@@ -34,9 +36,9 @@ class Watched(Job):
     splits = {"train": 10_000}  # noqa: RUF012
 
     def task(self, split, index):
-        tasks, care = (PAIRS, CARE) if index % 2 else (SINGLE, 1.0)
-        task = tasks[index // 2 % len(tasks)]
-        messages = (Message("system", described([OPEN])), Message("user", task["question"]))
+        lessons, care = (PAIRS, CARE) if index % 2 else (SINGLE, 1.0)
+        task = lessons[index // 2 % len(lessons)]
+        messages = (Message("system", SHOWN), Message("user", task["question"]))
         return Task(self.name, split, index, messages, {"wanted": task["wanted"], "care": care, "seed": index})
 
     def env(self, task):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,7 +50,6 @@ print(attempt["task"].get("hidden", {}).get("grade", attempt["stdout"].strip() o
 """
 ONCE = "ask(user('where am I?'))"
 VERSION = 7
-EXAMPLE = Path(__file__).parents[2] / "examples" / "agent"
 
 
 def program(folder: Path, name: str, text: str) -> str:
@@ -240,29 +238,6 @@ def test_draws_follow_from_the_attempt_whatever_seed_the_agent_asks_for(tmp_path
     first = tokens()
     assert len({tuple(said) for said in first.values()}) > 1, "attempts that are all alike teach nothing"
     assert tokens() == first
-
-
-def test_the_example_as_it_is(tmp_path: Path) -> None:
-    pytest.importorskip("openai")
-    made_here = subprocess.run([sys.executable, EXAMPLE / "tasks.py"], capture_output=True, text=True, check=True)
-    tasks = [json.loads(line) for line in made_here.stdout.splitlines()]
-    pairs = {split: {frozenset(t["wanted"]) for t in tasks if t["split"] == split} for split in ("train", "test")}
-    assert pairs["test"] and not pairs["test"] & pairs["train"], "what is wanted together in `test` never is in `train`"
-
-    call = '<tool_call>\n{{"name": "open", "arguments": {{"drawer": "{}"}}}}\n</tool_call>'
-    task = tasks[0]
-    right = [task["workshop"][thing] for thing in task["wanted"]]
-    who = AgentPlayer(
-        AgentConfig(
-            f"{sys.executable} {EXAMPLE / 'agent.py'}", "tasks.jsonl", f"{sys.executable} {EXAMPLE / 'grade.py'}"
-        )
-    )
-    done = played(who, orders(task), tmp_path, *(call.format(drawer) for drawer in right))
-    assert done[0].outcome.success
-    assert [turn.observation for turn in done[0].turns] == [task["wanted"][0], ""]
-    missed = played(who, orders(task), tmp_path, call.format(right[0]))
-    assert missed[0].outcome.reward == 0 and missed[0].outcome.ending is Ending.TERMINATED
-    assert [turn.observation for turn in missed[0].turns] == [task["wanted"][0], "nothing", ""]
 
 
 def test_a_task_s_fields_stand_in_the_command() -> None:
