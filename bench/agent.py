@@ -24,7 +24,8 @@ from journeyman.run import read_lines
 
 EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
-SCHOOL = ("--demonstrations", "4000", "--updates", "250", "--optimizer.learning-rate", "3e-3")
+SCHOOL = ("--demonstrations", "4000", "--updates", "1200", "--batch", "64")
+RATE = ("--optimizer.learning-rate", "3e-3")
 STEPS, HELD_OUT = 8, 60
 
 
@@ -36,7 +37,7 @@ def journeyman(*words: str | Path) -> None:
 def schooled(folder: Path) -> Path:
     """What all seeds start with."""
     out = folder / "watched"
-    journeyman("school", f"{EXAMPLE / 'school.py'}:Watched", "--out", out, "--model", SHAPE, *SCHOOL)
+    journeyman("school", f"{EXAMPLE / 'school.py'}:Watched", "--out", out, "--model", SHAPE, *SCHOOL, *RATE)
     return out
 
 

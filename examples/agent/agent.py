@@ -25,7 +25,9 @@ def fetch(client, question, wanted, workshop):
     messages = [{"role": "user", "content": question}]
     found = []
     for _ in range(len(wanted) + SPARE):
-        completion = client.chat.completions.create(model="gpt-4o-mini", messages=messages, tools=[OPEN], max_tokens=48)
+        completion = client.chat.completions.create(
+            model="gpt-4o-mini", messages=messages, tools=[OPEN], max_tokens=128
+        )
         reply = completion.choices[0].message
         messages.append(reply.model_dump(exclude_none=True))
         if not reply.tool_calls:

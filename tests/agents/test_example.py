@@ -65,4 +65,4 @@ def test_what_is_watched_is_what_the_server_shows() -> None:
             tokens += renderer.reply_ids(turn.reply)
             if turn is not talk.turns[-1]:
                 tokens += prompts.further([ChatMessage(role="tool", content=turn.observation)], manner, ended=True)
-        assert tokens == talk.tokens.tolist()
+        assert tokens == talk.tokens[: talk.turns[-1].stop].tolist()
