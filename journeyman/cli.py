@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -34,6 +34,7 @@ examples:
   journeyman learn maze,size=4                       a tiny model, taught a little, then left to practise
   journeyman learn reasoning_gym:spell_backward --model smollm2-135m
   journeyman learn my_job.py:MyJob --model ./checkpoint --run runs/mine
+  journeyman learn --agent "python agent.py" --tasks tasks.jsonl --grade "python grade.py" --model ./checkpoint
   journeyman show runs/mine; journeyman trace runs/mine; journeyman report runs/mine
   journeyman exam runs/mine maze --attempts 4
   journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
@@ -58,8 +59,13 @@ class Learn:
     """Print log records as JSON lines on standard output, and nothing else."""
 
     def __call__(self) -> None:
-        from journeyman.loop import learn
-
+        if self.config.agent is None:
+            from journeyman.loop import learn
+        else:
+            try:
+                from journeyman.agents import learn
+            except ModuleNotFoundError as error:
+                raise needs_serve("learning from an agent", error) from error
         folder = self.run or default_folder(self.config)
         follow(learn(self.config, folder), self.config, folder, self.json)
         finish(folder, self.json)
@@ -161,7 +167,7 @@ class Serve:
         try:
             from journeyman.serve.server import Addresses, Deployment, serve
         except ModuleNotFoundError as error:
-            raise UsageError("serving needs more", reason=str(error), fix="pip install 'journeyman[serve]'") from error
+            raise needs_serve("serving", error) from error
 
         def ready(d: Deployment, at: Addresses) -> None:
             console.print(
@@ -416,6 +422,24 @@ def report_error(error: JourneymanError) -> None:
     console.print(Text.assemble(("error:", "bold red"), f" {error}"))
 
 
+def needs_serve(what: str, error: ModuleNotFoundError) -> UsageError:
+    """Something of the extra `serve` is not installed."""
+    return UsageError(f"{what} needs more", reason=str(error), fix="pip install 'journeyman[serve]'")
+
+
+def tasks_of_agents(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--tasks FILE` spelled out: a number is how many tasks a step has, a file has those of an
+    agent."""
+    if not any(word.partition("=")[0] in ("--agent", "--agent.command") for word in arguments):
+        return list(arguments)
+    told: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        of_agent = name == "--tasks" and not (value if equals else following).lstrip("-").isdigit()
+        told.append(f"--agent.tasks{equals}{value}" if of_agent else word)
+    return told
+
+
 def finish(folder: Path, as_json: bool) -> None:
     """Write the report and say where everything is."""
     from journeyman.report import write_report
@@ -446,7 +470,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         line = tyro.cli(
             Annotated[CommandLine, tyro.conf.OmitSubcommandPrefixes],
-            args=arguments,
+            args=tasks_of_agents(sys.argv[1:] if arguments is None else arguments),
             prog="journeyman",
             description="A language model that knows how it is doing, and so learns on the job.\n" + EXAMPLES,
         )

@@ -10,11 +10,13 @@ import tyro
 
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig
+from journeyman.jobs.agent import AgentConfig, AgentJob, agent_options
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import CRITIC_FREE, CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.model.lora import TARGETS, LoRAConfig, Target
+from journeyman.model.tiny import is_tiny
 from journeyman.model.value import ValueConfig
 from journeyman.rollout.asking import AskingConfig
 from journeyman.rollout.branch import BranchConfig
@@ -58,8 +60,11 @@ def lora_options(rank: int = 0, alpha: float = 32.0, targets: tuple[Target, ...]
 class LearnConfig:
     """A whole run. Every random draw follows from `seed`."""
 
-    jobs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """What to learn: names as in `journeyman jobs`, or `my_job.py:MyJob`. Several are learned side by side."""
+    jobs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """What to learn: names as in `journeyman jobs`, or `my_job.py:MyJob`. Several are learned side by side. An agent is
+    a job of its own."""
+    agent: Annotated[AgentConfig | None, tyro.conf.arg(constructor=agent_options)] = None
+    """A program that asks an OpenAI endpoint, as it is: what it says is learned (docs/agents.md)."""
     model: str = "tiny"
     """`tiny` (from scratch, see model/tiny.py), `apprentice` (comes with us, the demo's), `smollm2-135m`, a Hugging
     Face folder or Hub name."""
@@ -119,7 +124,9 @@ class LearnConfig:
     """Threads of torch; 0: as many as there are cores."""
 
     def __post_init__(self) -> None:
-        if not self.jobs:
+        if self.agent is not None:
+            self._check_agent(self.agent)
+        elif not self.jobs:
             raise UsageError("no job to learn", fix="name one: journeyman learn maze")
         for name, least in (
             ("tasks", 1),
@@ -144,6 +151,32 @@ class LearnConfig:
         self._check_uses()
         if self.repeats == 1 and self.credit.rule in CRITIC_FREE:
             raise UsageError(f"{self.credit.rule} compares the episodes of a group, so repeats must be at least 2")
+
+    def _check_agent(self, agent: AgentConfig) -> None:
+        """Whether an agent can be learned from like this; what it does becomes the job."""
+        if self.jobs not in ((), (agent.name,)):
+            raise UsageError(
+                f"an agent and {', '.join(self.jobs)} cannot be learned in one run", fix="give each a run of its own"
+            )
+        object.__setattr__(self, "jobs", (agent.name,))
+        if is_tiny(self.model) or self.school.updates:
+            raise UsageError(
+                "an agent needs a model that can speak already",
+                reason="nobody demonstrates what it is to say, and there is no text to make a tokenizer for",
+                fix="take a checkpoint: --model apprentice, or what `journeyman school` made",
+            )
+        inside = {
+            "branch.share": self.branch.share,
+            "stopping.every": self.stopping.every,
+            "asking.budget": self.asking.budget,
+            "practice.candidates": self.practice.candidates > 1,
+        }
+        for name in (name for name, wanted in inside.items() if wanted):
+            raise UsageError(
+                f"{name} does not go with an agent",
+                reason="only the agent knows how its attempts begin and go on",
+                fix=f"leave out --{name}",
+            )
 
     def _check_uses(self) -> None:
         """Whether V can look at tasks before, and at episodes while they are played, if it is to."""
@@ -195,6 +228,7 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
     With several turns and a V, each task is played once in a step, steps are small, and policy and V learn again from
     the last ones. Otherwise episodes are compared with their group: tasks are played eight times and learned from once.
     """
+    jobs = list(jobs)
     credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
     if credit.rule == "auto":
         best = TURNS if several else ONE_TURN
@@ -213,4 +247,8 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
         "value_warmup": -(-WARMUP // (tasks * repeats)) if credit.rule == "gae" else 0,
     }
     left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}
-    return replace(config, credit=credit, **left_open)
+    agent = config.agent
+    for job in jobs:
+        if isinstance(job, AgentJob):
+            agent = replace(job.config, digest=job.digest)
+    return replace(config, credit=credit, agent=agent, **left_open)

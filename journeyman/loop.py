@@ -27,23 +27,27 @@ from journeyman import stages
 from journeyman.config import LearnConfig, settled
 from journeyman.learn.credit import assign
 from journeyman.learn.monte_carlo import sharpened
+from journeyman.rollout.player import Player
 from journeyman.run import RunFolder
 from journeyman.stages import Record
 
 
-def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
+def learn(config: LearnConfig, folder: Path, player: Player | None = None) -> Iterator[Record]:
     """Begin or continue the run in `folder`; yields each log record as it is written.
+
+    Args:
+        player: makes the attempts, where our own rollout does not: see :func:`journeyman.agents.learn`.
 
     Raises:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
-    jobs = stages.check(config, folder)
+    jobs = stages.check(config, folder, player)
     config = settled(config, jobs.values())
     may_change = frozenset({"steps", "threads", "rollout.workers"})
     with (
         RunFolder.open(folder, asdict(config), may_change=may_change) as run,
         run.store() as store,
-        closing(stages.begin(config, jobs, run, store)) as s,
+        closing(stages.begin(config, jobs, run, store, player)) as s,
     ):
         yield from run_steps(s)
 

@@ -20,12 +20,13 @@ import torch
 from journeyman.config import LearnConfig
 from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
-from journeyman.exam.calibration import value_at
+from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig, examine, splits_of
+from journeyman.exam.looking import knowing, mixed
 from journeyman.exam.platt import calibrate
-from journeyman.exam.stats import auc, explained_variance
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
+from journeyman.jobs.agent import AgentJob
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
@@ -41,8 +42,9 @@ from journeyman.rollout.asking import Asking, left
 from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Oversight, Rule
+from journeyman.rollout.player import Player, going_on, is_trail
 from journeyman.rollout.practice import opening, practice_report, practised
-from journeyman.rollout.runner import attempts, environments_for, rollout
+from journeyman.rollout.runner import Attempt, RolloutConfig, attempts, environments_for, rollout
 from journeyman.rollout.stopping import (
     REMEMBERED,
     Stopping,
@@ -75,6 +77,7 @@ class Learning:
     progress: Progress
     started: float
     teacher: Teacher | None = None
+    player: Player | None = None
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
     """Usable episodes of the last steps, oldest first: as many steps as V or the policy learns from again."""
     lessons: list[Trajectory] = field(default_factory=list[Trajectory])
@@ -97,13 +100,16 @@ class Learning:
         self.environments.close()
 
 
-def check(config: LearnConfig, folder: Path) -> dict[str, Job]:
+def check(config: LearnConfig, folder: Path, player: Player | None = None) -> dict[str, Job]:
     """The run's jobs. What is misspelt is found here, so that no folder is made for it.
 
     Raises:
         UsageError, CheckpointError: a job, a split or a model is not there.
     """
-    jobs = {name: resolve(name) for name in config.jobs}
+    if (config.agent is None) != (player is None):
+        raise UsageError("an agent needs a player, and a player an agent", fix="call journeyman.agents.learn")
+    agent = None if config.agent is None else AgentJob(config.agent)
+    jobs = {name: agent or resolve(name) for name in config.jobs}
     for job in jobs.values():
         splits_of(job, config.exam.splits)
     if is_tiny(config.model):
@@ -113,7 +119,9 @@ def check(config: LearnConfig, folder: Path) -> dict[str, Job]:
     return jobs
 
 
-def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: Store) -> Learning:
+def begin(
+    config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: Store, player: Player | None = None
+) -> Learning:
     """Everything in place: from the newest undamaged checkpoint, or from the start."""
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -151,6 +159,7 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
         progress=progress,
         started=time.monotonic() - progress.seconds,
         teacher=teacher(config, jobs, store, progress.step),
+        player=player,
     )
     if config.lag:
         half = max(torch.get_num_threads() // 2, 1)
@@ -190,7 +199,9 @@ def collect_and_record(s: Learning, step: int) -> list[Trajectory]:
     s.ahead = None
     episodes: list[Trajectory] = []
     while fresh_ones := list(itertools.islice(source, 64)):
-        scored = s.learner.score(fresh_ones)
+        while is_trail(fresh_ones[-1]):  # an attempt is kept whole or not at all
+            fresh_ones.append(next(source))
+        scored = score(s, fresh_ones)
         s.store.add(scored)
         episodes += scored
     s.collect_seconds = time.monotonic() - s.step_started
@@ -203,10 +214,23 @@ def play(s: Learning, step: int) -> Iterator[Trajectory]:
     """This step's episodes, each as it ends."""
     config = s.config
     orders = attempts(practice(s, step), repeats=config.repeats, prefix=f"step{step:06d}", seed=config.seed, step=step)
-    for trajectory in rollout(s.engine, s.renderer, s.jobs, orders, config.rollout, s.environments, oversight(s)):
+    for trajectory in made(s, orders, config.rollout):
         if s.closing.is_set():
             return
         yield trajectory
+
+
+def made(s: Learning, orders: Sequence[Attempt], config: RolloutConfig) -> Iterator[Trajectory]:
+    """Attempts, made by the run's player or else by our own rollout."""
+    if s.player is None:
+        return rollout(s.engine, s.renderer, s.jobs, orders, config, s.environments, oversight(s))
+    return going_on(s.player, s.store, s.engine, s.learner.policy, s.renderer, orders, config)
+
+
+def score(s: Learning, episodes: Sequence[Trajectory]) -> list[Trajectory]:
+    """The episodes with V along them; what a player had made before the run was killed has it already."""
+    new = iter(s.learner.score([t for t in episodes if np.isnan(t.values).all()]))
+    return [next(new) if np.isnan(t.values).all() else t for t in episodes]
 
 
 def oversight(s: Learning) -> Oversight | None:
@@ -339,7 +363,7 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
     """What this step's episodes, and estimates from branches, say of the policy and of V before either learns."""
     record: Record = {}
     for name in s.jobs:
-        own = [t for t in episodes if t.task.job == name]
+        own = [t for t in episodes if t.task.job == name and not is_trail(t)]
         record[f"{name}/reward"] = float(np.mean([completed(t, t.outcome.reward) for t in own]))
         record[f"{name}/success"] = float(np.mean([completed(t, t.outcome.success) for t in own]))
         record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
@@ -365,35 +389,10 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
     return record
 
 
-def mixed(episodes: Sequence[Trajectory]) -> float:
-    """The share of groups in which some episodes succeeded and some did not: others say nothing of what to do."""
-    outcomes: dict[str, set[bool]] = {}
-    for t in episodes:
-        outcomes.setdefault(t.group, set()).add(t.outcome.success)
-    return float(np.mean([len(found) > 1 for found in outcomes.values()]))
-
-
-def knowing(episodes: Sequence[Trajectory]) -> Record:
-    """How well V, written before it learned from these episodes, foresaw their outcomes."""
-    alone = [t for t in episodes if not len(t.taught)]  # what V says at their beginning is of the policy alone
-    seen = [t for t in alone if t.weight]
-    if not seen:
-        return {}
-    weights, solved = [t.weight for t in seen], [t.outcome.success for t in seen]
-    halves, rewards = [value_at(t, 0.5) for t in seen], [t.outcome.reward for t in seen]
-    record: Record = {
-        "value/mean": float(np.mean([value_at(t, 0.0) for t in alone])),
-        "value/explained_variance": explained_variance(halves, rewards, weights),
-    }
-    for percent in (25, 50, 75):
-        record[f"value/auc_{percent}"] = auc([value_at(t, percent / 100) for t in seen], solved, weights)
-    return record
-
-
 def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Record:
     """Count the step as done and write its line."""
     s.progress.step += 1
-    s.progress.trajectories += len(episodes)
+    s.progress.trajectories += sum(not is_trail(t) for t in episodes)
     s.progress.tokens += sum(len(t) for t in chain(episodes, *s.candidates.values()))
     s.progress.turns += sum(len(t.turns) for t in episodes)
     s.progress.taught += sum(turn.by == "teacher" for t in episodes for turn in t.turns)
@@ -414,12 +413,13 @@ def take_exam(s: Learning, config: ExamConfig) -> Iterator[Record]:
     results, episodes = examine(
         s.engine,
         s.renderer,
-        s.learner.score,
+        partial(score, s),
         s.jobs,
         config,
         step=s.progress.step,
         rollouts=s.config.rollout,
         environments=s.environments,
+        play=None if s.player is None else partial(made, s),
     )
     s.store.add(episodes)
     for result in results:

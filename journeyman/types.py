@@ -88,7 +88,7 @@ class Outcome:
         reward: the return: the sum of the rewards of all turns.
         ending: how it ended.
         error: for ``failed``: what broke, in words a user can act on.
-        boundary: for ``failed``: where (``"environment"``, ``"grader"``, ``"engine"``).
+        boundary: for ``failed``: where (``"environment"``, ``"agent"``, ``"grader"``, ``"engine"``).
     """
 
     reward: float

@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
     frozenset({"serve"}),
+    frozenset({"agents"}),
     frozenset({"cli", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )

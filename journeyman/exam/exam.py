@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,10 +15,14 @@ from journeyman.jobs.base import Job
 from journeyman.model.render import Renderer
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Score
-from journeyman.rollout.runner import RolloutConfig, attempts, rollout
+from journeyman.rollout.player import is_trail
+from journeyman.rollout.runner import Attempt, RolloutConfig, attempts, rollout
 from journeyman.search.runner import Found, search
 from journeyman.search.strategies import SearchConfig
 from journeyman.types import Trajectory
+
+Play = Callable[[Sequence[Attempt], RolloutConfig], Iterator[Trajectory]]
+"""Makes attempts."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def examine(
     rollouts: RolloutConfig | None = None,
     environments: Environments | None = None,
     thinking: SearchConfig | None = None,
+    play: Play | None = None,
 ) -> tuple[list[ExamResult], list[Trajectory]]:
     """Examine every job on every split asked for. The same tasks each time, so that results pair.
 
@@ -86,6 +91,7 @@ def examine(
         score: writes the value function's estimates along the episodes.
         environments: where environments run, as :func:`rollout` has it.
         thinking: how answers are searched for; when not given, or with `think` 1, each is a plain attempt.
+        play: who makes the attempts; when not given, :func:`rollout` does.
 
     Returns:
         A result per job and split, and all episodes, scored by the value function.
@@ -113,13 +119,15 @@ def examine(
                 prefix=f"exam-{step:06d}-{name}-{split}",
                 seed=0,
             )
-            found = _plain(rollout(engine, renderer, jobs, orders, played_as, environments))
+            made = play(orders, played_as) if play else rollout(engine, renderer, jobs, orders, played_as, environments)
+            found = _plain(made)
             if thinking.think > 1:
                 plain = sum(one.tokens for one in found) / len(found)
                 found = search(engine, renderer, score, jobs, orders, thinking, plain, played_as, environments)
             played = score([one.trajectory for one in found])
             episodes += played
-            results.append(_result(step, name, split, thinking, found, played, time.monotonic() - started))
+            whole = [t for t in played if not is_trail(t)]
+            results.append(_result(step, name, split, thinking, found, whole, time.monotonic() - started))
     return results, episodes
 
 

@@ -82,7 +82,7 @@ class Episode:
     def _laid_out(self, metric: Metric, reward: float) -> list[Trajectory]:
         if self.trajectory is not None:
             return [self.trajectory]
-        return [_trajectory(self, path, metric, reward, number) for number, path in enumerate(paths(self.turns))]
+        return [as_trajectory(self, path, metric, reward, number) for number, path in enumerate(paths(self.turns))]
 
 
 def vote(feedback: Iterable[Feedback], metric: Metric) -> float | None:
@@ -147,7 +147,8 @@ def paths(turns: Sequence[ServedTurn]) -> list[Path]:
     return found
 
 
-def _trajectory(episode: Episode, path: Path, metric: Metric, reward: float, number: int) -> Trajectory:
+def as_trajectory(episode: Episode, path: Path, metric: Metric, reward: float, number: int) -> Trajectory:
+    """The path of this number of an episode as a trajectory. By a metric of episodes its last turn has the reward."""
     first, last = path.turns[0], path.turns[-1]
     of_turns = metric.level == "turn"
     turns: list[Turn] = []

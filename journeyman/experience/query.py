@@ -80,6 +80,13 @@ def _says(words: str) -> ColumnElement[bool]:
     return or_(EPISODES.c.id.icontains(words, autoescape=True), said.correlate(EPISODES).exists())
 
 
+def every(connection: Connection, wanted: EpisodeFilter, after: int, limit: int) -> tuple[list[Episode], int | None]:
+    """Whole episodes in the order they began, from after this entry on; and where to go on, None at the end."""
+    query = select(EPISODES).where(EPISODES.c.origin.in_(SEEN), EPISODES.c.first > after, *_tests(wanted))
+    rows = connection.execute(query.order_by(EPISODES.c.first).limit(limit)).all()
+    return [_whole(connection, row) for row in rows], rows[-1].first if rows else None
+
+
 def changes(connection: Connection, cursor: int | None, limit: int) -> Changes:
     """Episodes with an entry after the cursor, the latest `limit` of them. Without one, only where to begin."""
     last = EPISODES.c.last

@@ -36,6 +36,11 @@ SMALLEST = 256 + len(SPECIAL)
 WORDS = r"'(?:s|t|re|ve|m|ll|d)(?![\p{L}_])| ?[\p{L}\p{M}_]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}_]+|\s+(?!\S)|\s+"
 
 SIMPLE_TEMPLATE = (
+    "{%- if tools -%}{{ '<|system|>' }}"
+    "{%- for tool in tools -%}"
+    "{{ tool.function.name + '(' + (((tool.function.parameters or {}).properties or {}) | join(', ')) + ')' }}"
+    "{{ '' if loop.last else '\\n' }}"
+    "{%- endfor -%}{{ '<|end|>' }}{%- endif -%}"
     "{%- for message in messages -%}"
     "{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] -%}"
     "{{ raise_exception('unknown role ' + message['role']) }}"
@@ -44,7 +49,8 @@ SIMPLE_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
-"""The chat template; it needs the tokens in `SPECIAL`."""
+"""The chat template; it needs the tokens in `SPECIAL`. Tools are a system message of a few tokens, `look(at)`: a small
+model reads a long one for a long time before it looks at anything else."""
 
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}"

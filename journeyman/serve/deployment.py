@@ -31,6 +31,7 @@ from journeyman.serve.logs import Log
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.prompts import Prompts
 from journeyman.serve.service import Service
+from journeyman.serve.terms import Terms
 from journeyman.serve.versions import Version, Versions
 from journeyman.stages import native_engine
 
@@ -51,19 +52,31 @@ class Deployment:
         engine: samples with it; nobody else may use it.
         store: keeps the episodes; closed with this.
         folder: where keys and versions are.
+        terms: on which answers are given to agents that are learned from; the engine has the model's weights then.
 
     Raises:
         UsageError, CheckpointError: a file in the folder cannot be read, or the model has no usable chat template.
     """
 
-    def __init__(self, loaded: LoadedModel, engine: Engine, store: Store, folder: Path, config: ServeConfig) -> None:
-        self.config, self.store, self.context = config, store, engine.context
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        engine: Engine,
+        store: Store,
+        folder: Path,
+        config: ServeConfig,
+        terms: Terms | None = None,
+    ) -> None:
+        self.config, self.store, self.terms, self.context = config, store, terms, engine.context
         self.name = config.name or loaded.source
         self.prompts = Prompts(loaded.tokenizer)
         self.keys = Keys(folder / "keys.json")
         self.versions = Versions(folder / "versions.json")
         version = self.versions.of(loaded.model, loaded.source)
-        engine.load(loaded.model, version.number)
+        if terms is None:
+            engine.load(loaded.model, version.number)
+        else:
+            version = replace(version, number=engine.version)
         self.fleet = Fleet(Member(version, loaded, Service(engine, Judge(loaded, config.job))))
         self.metrics, self.log = Metrics(), Log(config.log_prompts)
         self.gateway = Gateway(self.fleet, store, self.metrics, config)
@@ -145,6 +158,8 @@ class Deployment:
 
     def _named(self, name: str) -> Member:
         found = self.names.get(name)
+        if found is None and self.terms is not None:  # an agent asks for the model that it always asked for
+            return self.fleet.release
         if found is None:
             raise ApiError(404, UnknownName("model", name, self.names).mistake, "model_not_found", param="model")
         return found

@@ -71,6 +71,8 @@ class Episode:
     last: Turn | None = None
     assigned: tuple[int, float] | None = None
     """The version that it stays with, and the probability with which it got it."""
+    full: bool = False
+    """Whether a request was refused because no more fits."""
 
     def add(self, turn: Turn) -> None:
         """A turn was answered."""
@@ -156,6 +158,10 @@ class Episodes:
         while len(self._sessions) > self.capacity:
             self._sessions.popitem(last=False)
         return episode
+
+    def called(self, owner: str, name: str) -> Episode | None:
+        """The one of this session, where it is in memory."""
+        return self._episodes.get(self._sessions.get((owner, name), ""))
 
     async def find(self, id: str, owner: str) -> Episode:
         """The one of this id."""

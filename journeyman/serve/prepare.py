@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -76,7 +77,8 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     episode = await _episode(d, body, caller)
     assigned = _assigned(d, body, episode)
     where = place(episode, marks)
-    history, held = await _done(size, partial(_chat_history, d, body, manner, where, lead))
+    with _noticed(episode):
+        history, held = await _done(size, partial(_chat_history, d, body, manner, where, lead))
     shown = manner if body.tool_choice != "none" else Manner(manner.renderer)
     stops = body.stops
     if manner.calls is not None and manner.calls.end is not None and not body.parallel_tool_calls:
@@ -122,7 +124,8 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
     asks: list[Ask] = []
     for prompt in prompts:
         episode = await _episode(d, body, caller) if len(prompts) == 1 else d.episodes.begin(caller.key.id)
-        where, history, held = await _done(len(prompt), partial(_bare_history, d, episode, prompt))
+        with _noticed(episode):
+            where, history, held = await _done(len(prompt), partial(_bare_history, d, episode, prompt))
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
         sampling = await _sampling(d, body, body.stops, len(history))
@@ -154,11 +157,17 @@ async def _done(size: int, work: Callable[[], T]) -> T:
 def _choices(d: Deployment, body: Common, caller: Caller, first: int, **common: Any) -> list[Ask]:
     """An ask for each of a prompt's choices, numbered from `first` on."""
     ours = body.journeyman
+    seed = body.seed
+    if d.terms is not None:  # a client's own would make all attempts alike
+        where: Place = common["place"]
+        again = len(common["episode"].turns) if where.joint in ("branch", "rewritten") else 0
+        seed = d.terms.seeds.get(caller.session or "")
+        seed = None if seed is None else seed + again
     return [
         Ask(
             index=first + choice,
-            seed=drawn_seed(body.seed, choice),
-            reseed=body.seed is not None,
+            seed=drawn_seed(seed, choice),
+            reseed=body.seed is not None and d.terms is None,
             threshold=ours.threshold,
             hand_over=d.prompts.reply_ids if ours.on_unsure == "teacher" else None,
             search=ours.search,
@@ -260,8 +269,22 @@ async def _episode(d: Deployment, body: Common, caller: Caller) -> Episode:
     if id is not None:
         return await d.episodes.find(id, caller.key.id)
     if caller.session is not None:
-        return await d.episodes.session(caller.key.id, caller.session)
+        episode = await d.episodes.session(caller.key.id, caller.session)
+        if d.terms is not None and len(episode.turns) + body.n > d.terms.calls:
+            episode.full = True
+            raise ApiError(400, f"a session has at most {d.terms.calls} answers", "context_length_exceeded")
+        return episode
     return d.episodes.begin(caller.key.id)
+
+
+@contextmanager
+def _noticed(episode: Episode) -> Generator[None]:
+    """Let the episode know when it has no room for a request."""
+    try:
+        yield
+    except ApiError as error:
+        episode.full = error.code == "context_length_exceeded"
+        raise
 
 
 def _chat_history(d: Deployment, body: ChatRequest, manner: Manner, where: Place, lead: str) -> tuple[History, int]:
@@ -342,11 +365,15 @@ async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: i
         message = f"max_tokens: the model reads at most {d.context} tokens, answer included, got {limit}"
         raise ApiError(400, message, "context_length_exceeded", param="max_tokens")
     texts = await asyncio.to_thread(d.prompts.stop_texts, stops) if stops else None
+    temperature, top_p = (1.0 if given is None else given for given in (body.temperature, body.top_p))
+    most = min(limit or d.context, d.context - length)
+    if d.terms is not None:
+        temperature, top_p, most = d.terms.temperature, 1.0, min(most, d.terms.max_tokens or most)
     try:
         return Sampling(
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            max_tokens=min(limit or d.context, d.context - length),
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=most,
             stop=d.prompts.renderer.end_ids,
             stop_texts=texts,
         )

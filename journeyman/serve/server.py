@@ -59,21 +59,25 @@ def check_open(config: ServeConfig, keys: int) -> None:
 async def run(
     d: Deployment,
     listener: socket.socket,
-    admin: socket.socket,
+    admin: socket.socket | None,
     ready: Callable[[Addresses], None],
     until: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
-    """Serve until then; take no new work any more, finish what is under way, and let go of everything."""
-    servers = [_server(d, api(d)), _server(d, administration(d))]
-    tasks = [
-        asyncio.ensure_future(server.serve(sockets=[one]))
-        for server, one in zip(servers, (listener, admin), strict=True)
-    ]
+    """Serve until then; take no new work any more, finish what is under way, and let go of everything.
+
+    Args:
+        admin: where the administration listens; None: nowhere.
+    """
+    places = [(_server(d, api(d)), listener)]
+    if admin is not None:
+        places.append((_server(d, administration(d)), admin))
+    servers = [server for server, _ in places]
+    tasks = [asyncio.ensure_future(server.serve(sockets=[one])) for server, one in places]
     ended, checking = asyncio.ensure_future(until()), asyncio.ensure_future(d.gateway.keep_checking())
     try:
         while not all(server.started for server in servers):
             await asyncio.sleep(0.01)
-        ready(Addresses(url(listener), url(admin)))
+        ready(Addresses(url(listener), url(admin) if admin is not None else ""))
         await asyncio.wait({ended, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         d.draining = True

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from journeyman.errors import UsageError
 from journeyman.model.tokenizer import END, PAD, SMALLEST, SPECIAL, train_tokenizer
+from journeyman.serve.tools import CallFormat, format_of
 
 WORDS = [
     "walk",
@@ -72,6 +73,18 @@ def test_the_template_is_short(tokenizer: PreTrainedTokenizerFast) -> None:
     assert len(tokenizer.encode(text)) == 2 * 4 + 1 + len(tokenizer.encode("walkjump twice\nrun5"))
     with pytest.raises(Exception, match="unknown role judge"):
         tokenizer.apply_chat_template([{"role": "judge", "content": "x"}])
+
+
+def test_tools_are_a_few_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    at = {"type": "object", "properties": {"at": {"type": "string"}, "far": {"type": "boolean"}}}
+    tools = [
+        {"type": "function", "function": {"name": "look", "description": "What is there", "parameters": at}},
+        {"type": "function", "function": {"name": "wait"}},
+    ]
+    said = [{"role": "user", "content": "go"}]
+    text = tokenizer.apply_chat_template(said, tools=tools, tokenize=False)
+    assert text == "<|system|>look(at, far)\nwait()<|end|><|user|>go<|end|>"
+    assert format_of(str(tokenizer.chat_template)) == CallFormat()
 
 
 @pytest.mark.parametrize("model_type", [None, "llama", "qwen3", "mistral"])
