@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"engine"}),
     frozenset({"rollout"}),
     frozenset({"search", "learn", "exam"}),
+    frozenset({"release"}),
     frozenset({"config", "run", "stages", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
