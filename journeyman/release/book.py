@@ -193,7 +193,7 @@ class Book:
         return union([q.entries for q in self.quarantines if q.lifted is None])
 
     def suspects(self, number: int) -> tuple[tuple[int, ...], Runs]:
-        """What falls with a bad version: itself with its descendants, and what they learned and no good ancestor did."""
+        """What falls with a bad version: itself with its descendants, and what no good ancestor learned, too."""
         bad = {number, *self.descendants(number)}
         good = {ancestor for one in bad for ancestor in self.ancestors(one)} - bad
         learned, trusted = (union([self.versions[n].entries for n in group]) for group in (bad, good))

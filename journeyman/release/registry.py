@@ -151,9 +151,8 @@ class Registry:
         def decide(book: Book) -> list[Event]:
             versions, entries = book.suspects(book.find(version).number)
             event = Event("quarantine", {"versions": list(versions), "entries": entries, "why": why})
-            after = replace(
-                book, quarantines=(*book.quarantines, Quarantine(event.id, versions, entries, why, event.at))
-            )
+            held = Quarantine(event.id, versions, entries, why, event.at)
+            after = replace(book, quarantines=(*book.quarantines, held))
             moves: list[Event] = []
             for alias, number in book.aliases.items():
                 if number in versions:
