@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -281,9 +281,17 @@ def granted(evidence: float, ladder: Sequence[Rung] = LADDER) -> Power:
 
 def read_judgement(kept: Mapping[str, Any]) -> Judgement:
     """What `Judgement.as_dict` gave, back from JSON."""
-    findings = tuple(Finding(**{**f, "verdict": Verdict(f["verdict"])}) for f in kept["findings"])
-    power = None if kept["power"] is None else Power(**{**kept["power"], "tools": tuple(kept["power"]["tools"])})
-    plain = {name: kept[name] for name in ("alpha", "ability", "tried", "released")}
+    findings = [replace(Finding(**f), verdict=Verdict(f["verdict"])) for f in kept["findings"]]
+    power = kept["power"]
     return Judgement(
-        verdict=Verdict(kept["verdict"]), findings=findings, missing=tuple(kept["missing"]), power=power, **plain
+        verdict=Verdict(kept["verdict"]),
+        findings=tuple(findings),
+        missing=tuple(kept["missing"]),
+        alpha=kept["alpha"],
+        ability=kept["ability"],
+        tried=kept["tried"],
+        released=kept["released"],
+        power=None
+        if power is None
+        else Power(power["share"], power["tokens"], power["seconds"], tuple(power["tools"])),
     )
