@@ -74,6 +74,11 @@ class Examination:
     """One candidate's examination under way.
 
     Attributes:
+        candidate, release: who plays. With one seed, what is common to both cancels.
+        subjects: in which jobs.
+        tried, released: candidates that were examined and released before this one.
+        place: its part of the held-out splits; None: the first that no candidate before it had.
+        seen: what the traffic brought.
         samples: what was gathered so far.
         judgement: what the gate says of it.
         notes: what could not be asked, and why.
@@ -87,6 +92,7 @@ class Examination:
     gate: GateConfig = field(default_factory=GateConfig)
     tried: int = 0
     released: int = 0
+    place: int | None = None
     seen: Seen = field(default_factory=Seen)
     samples: list[Sample] = field(default_factory=list[Sample])
     notes: list[str] = field(default_factory=list[str])
@@ -120,7 +126,8 @@ class Examination:
             self.notes.append(
                 f"{subject.job.name}: {room} held-out tasks where {wanted} were wanted: {subject.split} is small"
             )
-        mine = part(subject.job, subject.split, self.tried, min(wanted, room), self.config.parts)
+        place = self.tried if self.place is None else self.place
+        mine = part(subject.job, subject.split, place, min(wanted, room), self.config.parts)
         clean, known = untouched(mine, self.seen)
         if known:
             self.notes.append(f"{subject.job.name}: {len(known)} held-out tasks left out, for the traffic brought them")
@@ -158,6 +165,7 @@ class Examination:
     def _read(self, subject: Subject, both: Both, wanted: set[Aspect]) -> Iterator[Sample]:
         """One set of episodes, read in every way that is still open."""
         ours, theirs, threshold = self.candidate, self.release, self.config.threshold
+        new = subject.aspect == "improvement"
         if subject.aspect in wanted:
             yield gather.success(both, subject.aspect)
         if "audit" in wanted:
@@ -165,10 +173,12 @@ class Examination:
         if "rules" in wanted:
             yield from gather.rules(both.candidate, subject.rules)
         if "inside" in wanted:
-            yield from gather.inside(both, ours, theirs)
+            yield from gather.inside(both, ours, theirs, new=new)
         if "calibration" in wanted:
-            yield gather.calibration(both, ours, theirs)
+            yield gather.calibration(both, ours, theirs, new=new)
+        if new:  # it ought to move there, and to answer where the release could not
+            return
         if "abstention" in wanted:
             yield gather.abstention(both, ours, theirs, threshold)
-        if "drift" in wanted and subject.aspect == "ability":  # where it has something to learn, it ought to move
+        if "drift" in wanted:
             yield gather.drift(both, theirs)

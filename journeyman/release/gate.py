@@ -83,7 +83,7 @@ class GateConfig:
     """How much more success the new job must show."""
     generalization: float = 0.1
     """How much the gap between learned and held-out tasks may widen."""
-    search: float = 0.05
+    search: float = 0.1
     """How much less success in the worst wording found."""
     audit: float = 0.03
     """How much more often the graders may disagree."""

@@ -108,13 +108,28 @@ def success(both: Both, aspect: Aspect = "ability") -> Sample:
     return both.compare(aspect, both.job.name, (right, right))
 
 
-def calibration(both: Both, candidate: Player, release: Player) -> Sample:
-    """1 - (V - outcome)^2, V before the answer."""
+def calibration(both: Both, candidate: Player, release: Player, *, new: bool = False) -> Sample:
+    """1 - (V - outcome)^2, V before the answer.
+
+    Args:
+        new: the release does not know the job, so it has an easy time being right about its failures. The candidate's V
+            is compared with who knows nothing but how often the candidate succeeds.
+    """
 
     def of(player: Player) -> Reading:
         return lambda t: None if (v := player.chance(t)) is None else 1 - (v - right(t)) ** 2
 
+    if new:
+        ours = by_task(both.candidate, of(candidate))
+        return paired("calibration", both.job.name, ours, knowing_the_rate(both.candidate))
     return both.compare("calibration", both.job.name, (of(candidate), of(release)))
+
+
+def knowing_the_rate(episodes: Sequence[Trajectory]) -> ByTask:
+    """1 - (p - outcome)^2 of a forecaster who says of each episode how often all others succeeded."""
+    outcomes = [right(t) for t in episodes]
+    total, others = sum(outcomes), max(len(episodes) - 1, 1)
+    return by_task(episodes, lambda t: 1 - ((total - right(t)) / others - right(t)) ** 2)
 
 
 def abstention(both: Both, candidate: Player, release: Player, threshold: float) -> Sample:
@@ -150,20 +165,21 @@ def regraded(grader: Job, episode: Trajectory) -> float:
     return earned
 
 
-def inside(both: Both, candidate: Player, release: Player) -> list[Sample]:
-    """How well a probe of each model's activations knows whether it will be right, and agrees with its V."""
-    told: list[tuple[ByTask, ByTask]] = []
-    for player, episodes in ((candidate, both.candidate), (release, both.release)):
+def inside(both: Both, candidate: Player, release: Player, *, new: bool = False) -> list[Sample]:
+    """How well a probe of each model's activations knows whether it will be right, and agrees with its V. On a new job
+    the probe is compared as V is in :func:`calibration`."""
+
+    def looked(player: Player, episodes: Sequence[Trajectory]) -> tuple[ByTask, ByTask]:
         outcomes = np.array([right(t) for t in episodes])
         said = predicted(states(player.loaded.model, episodes), outcomes, [t.task.id for t in episodes])
         p = {t.id: float(x) for t, x in zip(episodes, said, strict=True)}
-        knows = by_task(episodes, lambda t, p=p: 1 - (p[t.id] - right(t)) ** 2)
-        chance = player.chance
-        agrees = by_task(
-            episodes, lambda t, p=p, chance=chance: None if (v := chance(t)) is None else 1 - (p[t.id] - v) ** 2
-        )
-        told.append((knows, agrees))
-    (knows, agrees), (knew, agreed) = told
+        knows = by_task(episodes, lambda t: 1 - (p[t.id] - right(t)) ** 2)
+        return knows, by_task(episodes, lambda t: None if (v := player.chance(t)) is None else 1 - (p[t.id] - v) ** 2)
+
+    knows, agrees = looked(candidate, both.candidate)
+    if new:
+        return [paired("inside", both.job.name, knows, knowing_the_rate(both.candidate))]
+    knew, agreed = looked(release, both.release)
     samples = [paired("inside", both.job.name, knows, knew)]
     return [*samples, paired("inside", f"{both.job.name}, V", agrees, agreed)] if agrees else samples
 

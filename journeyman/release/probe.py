@@ -23,7 +23,7 @@ from journeyman.model.decoder import Decoder
 from journeyman.types import Trajectory
 
 Doubles = npt.NDArray[np.float64]
-RIDGE = 1.0
+RIDGE = 10.0
 """Precision of the normal prior on weights of standardized features."""
 STEPS = 25
 """Newton's steps at most; a handful are needed."""
