@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
     frozenset({"serve"}),
-    frozenset({"cli", "store_commands"}),
+    frozenset({"cli", "release_commands", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )
 """A unit (a package or module right under journeyman/) imports from its own layer and those before it.

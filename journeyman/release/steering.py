@@ -161,12 +161,14 @@ def observed(store: Store, state: State) -> Iterator[Observed]:
     """What the store knows of the episodes that were served since a rollout began, in the order in which they began.
 
     Figures: `reward` and every other metric of episodes that somebody gave; `kept`: 0 where something of ours broke. An
-    episode counts for a version that made all of it. The unit is the user; where none is named, the episode.
+    episode counts for a version that made all of it, and that was drawn by lot: who asks for the candidate by name is
+    no random sample of anybody. The unit is the user; where none is named, the episode.
     """
     metrics = store.metrics()
     for episode in store.every(EpisodeFilter(origin="served", since=state.at)):
         versions = episode.summary.versions
-        if len(versions) == 1:
+        drawn = all(span.probability < 1 for turn in episode.turns for span in turn.spans)
+        if len(versions) == 1 and (drawn or versions[0] == state.release):
             yield Observed(episode.summary.user or episode.summary.id, versions[0], _figures(episode, metrics))
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom
 
 from journeyman.errors import UsageError
-from journeyman.experience import Feedback, Metric, Store
+from journeyman.experience import Feedback, Metric, Store, VersionSpan
 from journeyman.release.gate import Power
 from journeyman.release.registry import Registry
 from journeyman.release.rollout import Decision, Guardrail, Observed, Phase, RolloutPlan, State, decide, pair
@@ -200,10 +200,12 @@ def test_the_store_tells_what_was_seen(registry: Registry) -> None:
     state = State.of(store.events())
     assert state is not None
     at = state.at + 1
-    good = served(version=2, user="ada", started=at, ended=at)
+    drawn = (VersionSpan(2, 0, 2, probability=0.05),)
+    good = served(user="ada", started=at, ended=at, spans=drawn)
+    named = served(version=2, started=at, ended=at)
     broken = served(version=1, finish="error", error="x", started=at + 1, ended=at + 2)
     before = served(version=1, started=at - 100, ended=at - 99)
-    store.record([good, broken, before]).result()
+    store.record([good, named, broken, before]).result()
     store.give(Feedback(good.episode, value=1)).result()
     found: Sequence[Observed] = list(observed(store, state))
     assert found == [
