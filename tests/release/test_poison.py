@@ -17,7 +17,7 @@ def said(
     rng = np.random.default_rng(seed)
     truth = {f"{key}{i}": float(rng.random() < 0.6) for i in range(n)}
     votes = [
-        Feedback(id, value=bool(y) != bool(rng.random() < wrong), key=key, at=1000 + every * i)
+        Feedback(id, value=bool(y) != bool(rng.random() < wrong), key=key, at=1000 + 10.0 * i)
         for i, (id, y) in enumerate(truth.items())
     ]
     return votes, truth

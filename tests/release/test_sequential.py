@@ -39,14 +39,14 @@ def at_most(count: int, n: int, rate: float) -> bool:
 
 @pytest.mark.parametrize("mean", [0.5, 0.9, 0.99])
 def test_false_alarms_stay_under_their_level_at_every_look(mean: float) -> None:
-    """Coins whose mean is exactly the bound, 400 streams. Odds of failing by chance: below one in a million."""
-    streams = (np.random.default_rng(1).random((400, LOOKS[-1])) < mean).astype(float)
+    """Coins whose mean is exactly the bound, 200 streams. Odds of failing by chance: below one in a million."""
+    streams = (np.random.default_rng(1).random((200, LOOKS[-1])) < mean).astype(float)
     assert at_most(ever(streams, mean, 0.1, 0.0, 1.0), len(streams), 0.1)
 
 
 def test_false_alarms_of_paired_differences_stay_under_their_level() -> None:
     """Differences in -1, 0, 1 with mean 0. Odds as above."""
-    draws = np.random.default_rng(2).random((400, LOOKS[-1]))
+    draws = np.random.default_rng(2).random((200, LOOKS[-1]))
     streams = (draws < 0.15).astype(float) - (draws > 0.85)
     assert at_most(ever(streams, 0.0, 0.1, -1.0, 1.0), len(streams), 0.1)
 
@@ -54,18 +54,18 @@ def test_false_alarms_of_paired_differences_stay_under_their_level() -> None:
 def test_false_alarms_of_unbounded_numbers_stay_near_their_level() -> None:
     """Skewed numbers (exponential), looks from 40 on. The sequence is asymptotic, so a quarter more is allowed for;
     odds as above."""
-    streams = np.random.default_rng(3).exponential(size=(400, LOOKS[-1]))
+    streams = np.random.default_rng(3).exponential(size=(200, LOOKS[-1]))
     crossed = [any(evidence_above(x[:n], 1.0, 0, math.inf) >= math.log(10) for n in LOOKS[2:]) for x in streams]
     assert at_most(sum(crossed), len(streams), 0.125)
 
 
 def test_a_confidence_sequence_covers_the_mean_at_every_look() -> None:
-    """Beta(2, 5), 100 streams, both kinds. Odds of failing by chance: below one in a million each."""
-    streams = np.random.default_rng(4).beta(2, 5, (100, LOOKS[-1]))
+    """Beta(2, 5), 60 streams, both kinds. Odds of failing by chance: below one in a million each."""
+    streams = np.random.default_rng(4).beta(2, 5, (60, LOOKS[-1]))
     for low, high in ((0.0, 1.0), (-math.inf, math.inf)):
         missed = 0
         for x in streams:
-            bounds = [confidence_sequence(x[:n], 0.1, low, high) for n in (20, 80, 640)]
+            bounds = [confidence_sequence(x[:n], 0.1, low, high) for n in (20, 160)]
             missed += any(not b.low <= 2 / 7 <= b.high for b in bounds)
         assert at_most(missed, len(streams), 0.1)
 
@@ -134,10 +134,10 @@ def test_the_budget_lasts_a_lifetime() -> None:
 
 
 def test_of_many_releases_few_are_false() -> None:
-    """500 lives of 60 candidates, every second of which is no better than the bound: the mean share of these among what
+    """300 lives of 60 candidates, every second of which is no better than the bound: the mean share of these among what
     was released is at most the risk. It is about 0.002 where 0.1 is allowed: chance does not reach that."""
     rng, shares = np.random.default_rng(6), []
-    for _ in range(500):
+    for _ in range(300):
         good = rng.random(60) < 0.5
         # an e-value under the null: exp of a normal with mean -1/2; under the alternative its mean is much higher
         evidence = rng.normal(np.where(good, 8.0, -0.5), np.where(good, 2.0, 1.0))
