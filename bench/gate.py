@@ -274,12 +274,9 @@ def false_alarms(rollouts: int) -> int:
         share, base, drift = rng.choice([0.05, 0.2, 0.5]), rng.uniform(0.5, 1.0), rng.uniform(0.0, 0.4)
         plan = RolloutPlan(shares=(float(share), 1.0), alarm=STATED, most=10**6)
         state = State("r", 1, 2, plan, 0, 0.0, Phase.RUNNING, 0.0, Power(), "")
-        seen = [
-            Observed(
-                str(i), 2 if rng.random() < share else 1, {"reward": float(rng.random() < base - drift * i / USERS)}
-            )
-            for i in range(USERS)
-        ]
+        drawn, luck = rng.random(USERS) < share, rng.random(USERS)
+        outcomes = (luck < base - drift * np.arange(USERS) / USERS).astype(float)
+        seen = [Observed(str(i), 1 + int(drawn[i]), {"reward": float(outcomes[i])}) for i in range(USERS)]
         looks = (decide(state, seen[:n]) for n in range(USERS // 25, USERS + 1, USERS // 25))
         alarms += any(decision.what == "roll back" for decision in looks)
     return alarms
@@ -329,13 +326,12 @@ def main() -> None:
     if part in ([], ["make"]) and not (FOLDER / "release").exists():
         make()
     if part == [] or part[:1] == ["try"]:
-        for number in range(first, last):
-            if (
-                time.monotonic() - started < 60 * given.minutes
-                and not (FOLDER / f"candidate-{number:02d}.json").exists()
-            ):
-                judgement = try_out(number)
-                print(f"{number:2} {Recipe.of(number).kind:13} {judgement.verdict}", flush=True)
+        left = [n for n in range(first, last) if not (FOLDER / f"candidate-{n:02d}.json").exists()]
+        for number in left:
+            if time.monotonic() - started > 60 * given.minutes:
+                break
+            judgement = try_out(number)
+            print(f"{number:2} {Recipe.of(number).kind:13} {judgement.verdict}", flush=True)
     if part in ([], ["rollouts"]):
         rollouts = 20 if quick else 1000
         write_alarms(results, false_alarms(rollouts), rollouts)
