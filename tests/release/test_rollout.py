@@ -77,7 +77,7 @@ def test_a_worse_one_is_rolled_back(registry: Registry) -> None:
     rollout = Rollout(registry.store, traffic)
     rollout.begin(2, ONLY, gate=10.0)
     decision = rollout.look(episodes(np.random.default_rng(0), 600, worse=0.4))
-    assert decision.what == "roll back" and decision.why.startswith("reward is worse: 0.4")
+    assert decision.what == "roll back" and decision.why.startswith("reward is worse: 0.391 against 0.828")
     assert traffic.now == ({1: 1.0}, None) and registry.book().aliases == {"release": 1}
     assert rollout.look([]).why == "it is rolled back"
     rollout.begin(3, ONLY)  # and the next one may try
@@ -195,7 +195,7 @@ def test_what_was_decided_elsewhere_ends_it(registry: Registry, why: str) -> Non
 def test_the_store_tells_what_was_seen(registry: Registry) -> None:
     family(registry)
     store = registry.store
-    store.declare(Metric("seconds", optimize="min", low=0, high=10))
+    store.declare(Metric("seconds", "float", "episode", "min", 0, 10))
     Rollout(store, Recorded()).begin(2, PLAN)
     state = State.of(store.events())
     assert state is not None
