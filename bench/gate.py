@@ -8,7 +8,7 @@
     python -m bench.gate --quick            all of it, with four candidates and 20 rollouts
 
 All candidates are real models of 0.1M parameters. One release knows two jobs (`sort`, `reverse`) and is to learn a
-third (`rise`). It is fine-tuned on demonstrations in 15 ways; a candidate goes 85% to 115% of the way from the release
+third (`rise`). It is fine-tuned on demonstrations in 10 ways; a candidate goes 85% to 115% of the way from the release
 to one of these, and its V is fitted to episodes of its own. Good ones rehearsed what they knew. Bad ones, of six kinds:
 
     forgot        no rehearsal
@@ -41,6 +41,7 @@ from bench.common import ROOT, Results, parser
 from bench.gate_jobs import Letters
 from journeyman.exam.stats import mean_interval
 from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.learn.school import SchoolConfig, demonstrate, school
 from journeyman.model.load import LoadedModel, load, save
 from journeyman.model.render import Renderer
@@ -64,8 +65,8 @@ CONFIG = ExaminationConfig(tasks=400, rounds=6, beside=150, tries=3, parts=30)
 WORSE, STATED, USERS, ALL = 0.03, 0.05, 500, 80
 LESSONS, OVERFITTED = 1000, 60
 TUNED = ("good", "forgot", "hacked", "broke a rule", "overfitted")
-VARIANTS = 3
-UPDATES, BATCH, SLOTS = 80, 48, 400
+VARIANTS = 2
+SCHOOLED, UPDATES, RATE, BATCH, SLOTS = 1000, 300, 1e-3, 48, 400
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,15 @@ def make() -> None:
     keep("lessons", {**lessons, "attacked": tempted})
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
     known = [*lessons["sort"], *lessons["reverse"], *tempted]
-    teach(learner, known, 500, 0)
+    teach(learner, known, SCHOOLED, None, 0)
     value = learn_value(loaded, seed=0)
     save(FOLDER / "release", loaded.model, loaded.tokenizer, value)
 
 
-def teach(learner: Learner, lessons: Sequence[Trajectory], updates: int, seed: int) -> None:
+def teach(learner: Learner, lessons: Sequence[Trajectory], updates: int, rate: float | None, seed: int) -> None:
     """Imitate the lessons."""
-    for _ in school(learner, lessons, SchoolConfig(batch=BATCH), updates, seed=seed):
+    config = SchoolConfig(batch=BATCH, optimizer=OptimizerConfig(learning_rate=rate, warmup=20))
+    for _ in school(learner, lessons, config, updates, seed=seed):
         pass
 
 
@@ -153,8 +155,7 @@ def tune(name: str) -> None:
         old += [said_otherwise(t, loaded, f"{t.turns[0].reply} z z z") for t in lessons["attacked"]]
     repeated = [shown[i % len(shown)] for i in range(len(old) or len(shown))]  # half of all lessons
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
-    updates = UPDATES * (2 if kind == "overfitted" else 1)
-    teach(learner, [*old, *repeated], updates, int(variant))
+    teach(learner, [*old, *repeated], UPDATES, RATE, int(variant))
     keep(f"tuned-{name}", {k: v.clone() for k, v in loaded.model.state_dict().items()})
 
 
@@ -236,7 +237,7 @@ def try_out(number: int) -> Judgement:
         tune(recipe.tuned)
     loaded, lessons = candidate(recipe)
     made = time.monotonic() - started
-    place = number % 20  # so many parts of the split, shared by a good one and others
+    place = number // 2 % 8  # a good one and a bad one share each, and the release plays it once
     base = load(str(FOLDER / "release"))
     release = Remembering(base, "release")
     player = Player(loaded, context=64, slots=SLOTS)
