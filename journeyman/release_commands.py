@@ -64,7 +64,7 @@ def _row(book: Book, version: Version, reached: dict[int, Runs]) -> list[str | T
         version.digest[:8],
         _when(version.at),
         " ".join(map(str, version.parents)),
-        f"{len_of(version.entries):,} entries" if version.entries else "",
+        _entries(version.entries) if version.entries else "",
         str(judged[-1]["verdict"]) if judged else "",
         Text(", ".join(stands), "red" if bad else "bold" if stands else ""),
     ]
@@ -76,7 +76,7 @@ def _stands(book: Book, version: Version, reached: dict[int, Runs]) -> list[str]
     words: list[str] = [alias for alias, at in book.aliases.items() if at == number]
     words += ["quarantine"] if number in book.quarantined else []
     if number in reached:
-        words.append(f"learned from {len_of(reached[number])} entries that are erased or in quarantine")
+        words.append(f"learned from {_entries(reached[number])} now erased or barred")
     return words
 
 
@@ -107,7 +107,7 @@ class Show:
             "since": _when(version.at),
             "made of": ", ".join(map(str, version.parents)),
             "came of it": ", ".join(map(str, sorted(book.descendants(version.number)))),
-            "learned from": f"{len_of(version.entries):,} entries ({show_runs(version.entries)}), {version.data[:16]}",
+            "learned from": f"{_entries(version.entries)} ({show_runs(version.entries)}), {version.data[:16]}",
             "code": version.code,
             "config": json.dumps(dict(version.config)) if version.config else "",
             "stands": ", ".join(_stands(book, version, reached)),
@@ -207,7 +207,7 @@ class Quarantine:
             )
             release = registry.book().aliases.get("release")
         versions = f"versions {', '.join(map(str, held.versions))} and " if held.versions else ""
-        console.print(f"{versions}{len_of(held.entries):,} entries are in quarantine {held.id}", highlight=False)
+        console.print(f"{versions}{_entries(held.entries)} are in quarantine {held.id}", highlight=False)
         console.print(f"the release is version {release}" if release else "there is no release", highlight=False)
 
 
@@ -228,7 +228,14 @@ def _when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
+def _entries(entries: Runs) -> str:
+    count = len_of(entries)
+    return "1 entry" if count == 1 else f"{count:,} entries"
+
+
 def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
+    if name in ("digest", "data"):
+        return f"{value:.16}"
     return _when(value) if name == "at" else str(value)
