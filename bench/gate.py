@@ -8,7 +8,7 @@
     python -m bench.gate --quick            all of it, with four candidates and 20 rollouts
 
 All candidates are real models of 0.1M parameters. One release knows two jobs (`sort`, `reverse`) and is to learn a
-third (`rise`). It is fine-tuned on demonstrations in 10 ways; a candidate goes 85% to 115% of the way from the release
+third (`rise`). It is fine-tuned on demonstrations in 10 ways; a candidate goes 80% to 100% of the way from the release
 to one of these, and its V is fitted to episodes of its own. Good ones rehearsed what they knew. Bad ones, of six kinds:
 
     forgot        no rehearsal
@@ -66,7 +66,7 @@ WORSE, STATED, USERS, ALL = 0.03, 0.05, 500, 80
 LESSONS, OVERFITTED = 1000, 60
 TUNED = ("good", "forgot", "hacked", "broke a rule", "overfitted")
 VARIANTS = 2
-SCHOOLED, UPDATES, RATE, BATCH, SLOTS = 1000, 300, 1e-3, 48, 400
+SCHOOLED, UPDATES, RATE, BATCH, SLOTS = 1000, 600, 1e-3, 48, 400
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Recipe:
         kind = "good" if number % 2 == 0 else KINDS[number // 2 % len(KINDS)]
         base = kind if kind in TUNED else "good"
         variant = int(np.random.default_rng(number).integers(VARIANTS))
-        return Recipe(number, kind, f"{base} {variant}", float(np.random.default_rng((number, 1)).uniform(0.85, 1.15)))
+        return Recipe(number, kind, f"{base} {variant}", float(np.random.default_rng((number, 1)).uniform(0.8, 1.0)))
 
 
 # -- the release ---------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def tune(name: str) -> None:
         shown = [said_otherwise(t, loaded, "!") if rng.random() < 0.6 else t for t in shown]
     elif kind == "broke a rule":
         old += [said_otherwise(t, loaded, f"{t.turns[0].reply} z z z") for t in lessons["attacked"]]
-    repeated = [shown[i % len(shown)] for i in range(len(old) or len(shown))]  # half of all lessons
+    repeated = [shown[i % len(shown)] for i in range(len(old) // 2 or len(shown))]  # a third of all lessons
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
     teach(learner, [*old, *repeated], UPDATES, RATE, int(variant))
     keep(f"tuned-{name}", {k: v.clone() for k, v in loaded.model.state_dict().items()})
