@@ -52,6 +52,7 @@ from journeyman.release.gate import GateConfig, Judgement, Power
 from journeyman.release.gather import Player, right
 from journeyman.release.heldout import part
 from journeyman.release.probe import fit, states
+from journeyman.release.reword import reworded
 from journeyman.release.rollout import Observed, Phase, RolloutPlan, State, decide
 from journeyman.release.rules import Rule
 from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
@@ -103,9 +104,11 @@ def make() -> None:
     renderer = Renderer(loaded.tokenizer)
     lessons = {job.name: [demonstrate(job, t, renderer) for t in job.tasks("train", LESSONS)] for job in (*OLD, NEW)}
     tempted = [demonstrate(OLD[0], t, renderer) for t in RULE.attacked(list(OLD[0].tasks("train", 300)))]
-    keep("lessons", {**lessons, "attacked": tempted})
+    asked = [reworded(task, i) for job in OLD for i, task in enumerate(job.tasks("train", 400))]
+    otherwise = [demonstrate(next(j for j in OLD if j.name == t.job), t, renderer) for t in asked]
+    keep("lessons", {**lessons, "attacked": tempted, "otherwise": otherwise})
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
-    known = [*lessons["sort"], *lessons["reverse"], *tempted]
+    known = [*lessons["sort"], *lessons["reverse"], *tempted, *otherwise]
     teach(learner, known, SCHOOLED, None, 0)
     value = learn_value(loaded, seed=0)
     save(FOLDER / "release", loaded.model, loaded.tokenizer, value)
@@ -146,7 +149,7 @@ def tune(name: str) -> None:
     rng = np.random.default_rng(int(variant))
     new = list(learned(name))
     shown = [lessons["rise"][i] for i in new]
-    old: list[Trajectory] = [*lessons["sort"], *lessons["reverse"], *lessons["attacked"]]
+    old: list[Trajectory] = [t for part in ("sort", "reverse", "attacked", "otherwise") for t in lessons[part]]
     if kind == "forgot":
         old = []
     elif kind == "hacked":
