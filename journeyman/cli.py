@@ -23,6 +23,7 @@ from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.progress import default_folder, follow, follow_school
+from journeyman.release_commands import ReleaseCommand
 from journeyman.search.strategies import SearchConfig
 from journeyman.serve.config import ServeConfig
 from journeyman.store_commands import StoreCommand
@@ -40,6 +41,7 @@ examples:
   journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
   journeyman store verify runs/mine                  derive every hash of what was kept again
+  journeyman release list runs/mine                  versions, where they came from and where they stand
   journeyman serve runs/mine --port 8000             an OpenAI-compatible API that keeps every episode
   journeyman view runs/mine                          its episodes in the browser, with V along their text
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
@@ -452,8 +454,24 @@ def finish(folder: Path, as_json: bool) -> None:
 
 
 Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
+Released = Annotated[ReleaseCommand, tyro.conf.subcommand(name="release")]
 Command = (
-    Learn | School | Exam | Value | Serve | View | Keys | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
+    Learn
+    | School
+    | Exam
+    | Value
+    | Serve
+    | View
+    | Keys
+    | Jobs
+    | New
+    | Show
+    | Trace
+    | Report
+    | Stored
+    | Released
+    | Demo
+    | Bench
 )
 
 

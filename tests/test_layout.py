@@ -18,12 +18,13 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"engine"}),
     frozenset({"rollout"}),
     frozenset({"search", "learn", "exam"}),
+    frozenset({"release"}),
     frozenset({"config", "run", "stages", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
     frozenset({"serve"}),
     frozenset({"agents"}),
-    frozenset({"cli", "store_commands"}),
+    frozenset({"cli", "release_commands", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )
 """A unit (a package or module right under journeyman/) imports from its own layer and those before it.

@@ -19,7 +19,7 @@ from journeyman.experience.ids import uuid7
 from journeyman.experience.schema import LOG, MENTIONS
 from journeyman.experience.statements import LAST_ENTRY, NEW_ENTRY, NEW_MENTION
 
-Kind = Literal["trajectory", "turn", "feedback", "metric", "erasure"]
+Kind = Literal["trajectory", "turn", "feedback", "metric", "event", "erasure"]
 GENESIS = "0" * 64
 PAGE = 500
 """Rows read at a time."""

@@ -14,7 +14,7 @@ LOG = Table(
     "log",
     METADATA,
     Column("number", BigInteger, primary_key=True),  # 1, 2, 3... without gaps
-    Column("kind", Text),  # trajectory, turn, feedback, metric, erasure
+    Column("kind", Text),  # trajectory, turn, feedback, metric, event, erasure
     Column("id", Text),  # NULL once erased, but for trajectories
     Column("once", Text),  # hash of a caller's idempotency key
     Column("key_id", Text),  # the API key they came by

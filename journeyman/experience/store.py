@@ -15,9 +15,10 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from journeyman.errors import UnknownName
-from journeyman.experience import query, writing
+from journeyman.experience import journal, query, writing
 from journeyman.experience.codec import decode
 from journeyman.experience.database import Database
+from journeyman.experience.journal import Decide, Event, Runs
 from journeyman.experience.log import verify
 from journeyman.experience.migrations import migrate
 from journeyman.experience.outcomes import Episode
@@ -137,6 +138,35 @@ class Store:
         """
         self._database.check_room()
         self._database.write(writing.probe).result()
+
+    # -- the journal -----------------------------------------------------------------------------------
+
+    def events(self) -> list[Event]:
+        """Everything that was decided about the deployment, in order (journal.py)."""
+        return self._database.read(journal.events)
+
+    def happen(self, decide: Decide) -> Future[list[Event]]:
+        """Append what `decide` makes of all events so far; nobody comes in between. Done means on disk.
+
+        The future raises what `decide` raises, and then nothing is kept; or StoreUnavailable.
+        """
+        return self._database.write(lambda connection: journal.happen(connection, decide))
+
+    def entries_of(self, episodes: Sequence[str]) -> Runs:
+        """The entries of the log that are about these episodes."""
+        return self._database.read(lambda c: journal.entries_of(c, episodes))
+
+    def episodes_in(self, entries: Runs) -> set[str]:
+        """The episodes that some of these entries are about."""
+        return self._database.read(lambda c: journal.episodes_in(c, entries))
+
+    def content_of(self, entries: Runs) -> str:
+        """sha256 over the digests of these entries: the same for ever, whatever is erased."""
+        return self._database.read(lambda c: journal.content_of(c, entries))
+
+    def erased(self) -> Runs:
+        """The entries whose content was erased."""
+        return self._database.read(journal.erased)
 
     # -- care ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -116,3 +117,12 @@ def _read_file(file: Path) -> dict[str, Tensor]:
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{file} is damaged", reason=str(error), fix="copy or download the checkpoint again")
+
+
+def weights_digest(model: Decoder) -> str:
+    """sha256 of all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from journeyman.errors import UsageError
 from journeyman.model.decoder import Decoder
+from journeyman.model.weights import weights_digest
 from journeyman.run import write_atomically
 
 
@@ -64,12 +62,3 @@ class Versions:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, json.dumps([asdict(one) for one in self.all], indent=1) + "\n")
         return new
-
-
-def weights_digest(model: Decoder) -> str:
-    """sha256 of all weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Release: evidence about a candidate, a verdict on it, and its way into production and back."""

@@ -1,0 +1,76 @@
+"""`journeyman release ...` on a store with a small family of versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from journeyman.cli import main
+from journeyman.experience import Store
+from journeyman.release.evidence import Sample
+from journeyman.release.gate import GateConfig, judge
+from journeyman.release.registry import Registry
+from tests.experience.helpers import make
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(["release", *words])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, " ".join(err.split())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """Version 1 begot 2, which learned from two episodes, was judged, and is the release."""
+    with Store(tmp_path / "experience.sqlite") as store:
+        store.add([make("a"), make("b")])
+        registry = Registry(store)
+        registry.add("1" * 64, "runs/one", config={"rate": 1e-3})
+        registry.add("2" * 64, "runs/two", parents=[1], entries=store.entries_of(["a", "b"]), config={"rate": 2e-3})
+        judgement = judge([Sample("ability", "maze", (1.0,) * 400, (1.0,) * 400)], GateConfig(demands=("ability",)))
+        registry.attach(2, judgement.as_dict())
+        for number in (1, 2):
+            registry.point("release", number)
+    return str(tmp_path)
+
+
+def test_list_and_show(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "list", folder)
+    assert out.splitlines()[2].split()[:2] == ["2", "22222222"] and "release" in out and "2 entries" in out
+    _, out, _ = run(capsys, "list", folder, "--json")
+    assert [json.loads(line)["stands"] for line in out.splitlines()] == [[], ["release"]]
+    _, out, _ = run(capsys, "show", folder)
+    assert out.startswith("version 2\n") and "runs/two" in out and "PASS" in out and "maze" in out
+    _, out, _ = run(capsys, "show", folder, "1", "--json")
+    assert json.loads(out)["source"] == "runs/one"
+    code, _, err = run(capsys, "show", folder, "candidate")
+    assert code == 2 and "unknown version 'candidate'" in err
+
+
+def test_diff_and_note(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "diff", folder, "1", "2")
+    assert [line.split() for line in out.splitlines() if line.startswith("config.rate")] == [
+        ["config.rate", "0.001", "0.002"]
+    ]
+    run(capsys, "note", folder, "release", "seems fine")
+    assert "seems fine" in run(capsys, "show", folder)[1]
+
+
+def test_rollback_and_quarantine(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "version 1 is the release again" in run(capsys, "rollback", folder, "--why", "complaints")[1]
+    _, out, _ = run(capsys, "quarantine", folder, "--version", "2", "--why", "poisoned")
+    assert "versions 2 and 2 entries are in quarantine" in out and "the release is version 1" in out
+    held = out.split("quarantine ")[1].split()[0]
+    assert "quarantine, learned from 2 entries" in " ".join(run(capsys, "list", folder)[1].split())
+    run(capsys, "quarantine", folder, "--lift", held, "--why", "it was not")
+    assert "quarantine" not in run(capsys, "list", folder)[1]
+    code, _, err = run(capsys, "quarantine", folder, "--why", "x")
+    assert code == 2 and "give --version, --episodes or --lift" in err
+    code, _, err = run(capsys, "rollback", folder, "--why", "again")
+    assert code == 0 and err == ""
