@@ -21,6 +21,7 @@ from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
+from journeyman.merge_commands import Distill, Merge
 from journeyman.progress import default_folder, follow, follow_school
 from journeyman.search.strategies import SearchConfig
 from journeyman.serve.config import ServeConfig
@@ -37,6 +38,7 @@ examples:
   journeyman exam runs/mine maze --attempts 4
   journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
+  journeyman merge runs/a runs/b --into both         what two runs of one model learned, in one
   journeyman store verify runs/mine                  derive every hash of what was kept again
   journeyman serve runs/mine --port 8000             an OpenAI-compatible API that keeps every episode
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
@@ -394,7 +396,8 @@ def finish(folder: Path, as_json: bool) -> None:
 
 
 Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
-Command = Learn | School | Exam | Value | Serve | Keys | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
+Taught = School | Exam | Value | Merge | Distill
+Command = Learn | Taught | Serve | Keys | Jobs | New | Show | Trace | Report | Stored | Demo | Bench
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "run", "stages", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
-    frozenset({"serve"}),
-    frozenset({"cli", "store_commands"}),
+    frozenset({"amalgamate", "serve"}),
+    frozenset({"cli", "merge_commands", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )
 """A unit (a package or module right under journeyman/) imports from its own layer and those before it.

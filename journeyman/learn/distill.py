@@ -26,6 +26,7 @@ from journeyman.learn.batch import collate, micro_batches
 from journeyman.learn.credit import CreditConfig, lambda_returns
 from journeyman.learn.learner import Learner, Metrics
 from journeyman.learn.losses.divergence import Direction, divergence_loss
+from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.learn.school import SchoolConfig, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.render import Renderer
@@ -34,6 +35,9 @@ from journeyman.types import Ending, Task, Trajectory
 
 Teachers = Mapping[str, Decoder]
 """By the job that each teaches."""
+
+FROM_SCRATCH = 2000
+"""Episodes that show a student which knows nothing how a job goes."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,25 @@ class DistillConfig:
     """Tasks of each job in one step, played once each."""
     minibatches: int = 2
     """Updates in one step."""
-    watched: int = 0
-    """Episodes of each teacher that the student imitates before; 0 for one that knows how to begin, such as a merge."""
+    watched: int | None = None
+    """Episodes of each teacher that the student imitates before; when not given, 2,000 for a student from scratch and
+    none for one that knows how to begin, such as a merge."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
     """How it imitates them; `demonstrations` is not used."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
+    """The policy's; a learning rate that is not given is twice that of trial and error, since a divergence from all of
+    the vocabulary is not as noisy as a reward."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("tasks", 1), ("minibatches", 1), ("watched", 0)):
-            if getattr(self, name) < least:
+            if (getattr(self, name) or least) < least:
                 raise UsageError(f"distill: {name} must be at least {least}, got {getattr(self, name)}")
+
+    def watched_by(self, *, from_scratch: bool) -> int:
+        """Episodes of each teacher that such a student imitates."""
+        if self.watched is not None:
+            return self.watched
+        return FROM_SCRATCH if from_scratch else 0
 
 
 def distill(
@@ -97,7 +111,8 @@ def watch(
     renderer: Renderer,
     jobs: Mapping[str, Job],
     teachers: Teachers,
-    config: DistillConfig,
+    config: SchoolConfig,
+    episodes: int,
     *,
     seed: int,
 ) -> Iterator[Metrics]:
@@ -112,7 +127,7 @@ def watch(
     lessons: list[Trajectory] = []
     for name, job in jobs.items():
         engine.load(teachers[name], -1)
-        tasks = drawn(job, config.watched, np.random.default_rng((seed, 79)))
+        tasks = drawn(job, episodes, np.random.default_rng((seed, 79)))
         shown = play(engine, renderer, {name: job}, tasks, "watched", seed, -1)
         own = [t for t in shown if t.outcome.success]
         if not own:
@@ -121,8 +136,7 @@ def watch(
                 fix="give a teacher that knows the job, or --distill.watched 0",
             )
         lessons += own
-    updates = config.school.updates_for(from_scratch=True)
-    yield from school(learner, lessons, config.school, updates, seed=seed)
+    yield from school(learner, lessons, config, config.updates_for(from_scratch=True), seed=seed)
 
 
 def pull(

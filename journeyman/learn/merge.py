@@ -176,7 +176,7 @@ def merge_models(models: Sequence[LoadedModel], base: LoadedModel | None, config
     if not models:
         raise UsageError("merge: no model", fix="give at least two")
     for other in [*models[1:], *([base] if base is not None else [])]:
-        _check_readers(models[0], other)
+        check_readers(models[0], other)
     weights = merge([m.model.state_dict() for m in models], None if base is None else base.model.state_dict(), config)
     policy = plain_copy(models[0].model)
     policy.load_state_dict(weights)
@@ -214,15 +214,19 @@ def _check_alike(first: Weights, other: Weights, who: str) -> None:
         )
 
 
-def _check_readers(first: LoadedModel, other: LoadedModel) -> None:
-    """Whether a token, and a conversation, is the same to both."""
+def check_readers(first: LoadedModel, other: LoadedModel) -> None:
+    """Make sure that a token, and a conversation, is the same to both.
+
+    Raises:
+        UsageError: it is not.
+    """
     ours, theirs = _reader(first.tokenizer), _reader(other.tokenizer)
     if ours != theirs:
         what = "tokens" if ours[0] != theirs[0] else "chat template"
         raise UsageError(
-            f"merge: {first.source} and {other.source} have unlike tokenizers",
-            reason=f"their {what} differ, so that equal entries of their weights mean different things",
-            fix="merge models that began as the same one",
+            f"{first.source} and {other.source} have unlike tokenizers",
+            reason=f"their {what} differ, so that the same text is not the same to both",
+            fix="take models that began as the same one",
         )
 
 
