@@ -9,13 +9,13 @@ model keeps of it is (merged - apprentice) / (specialist - apprentice), for each
 demonstrations, practice, masks, the distillation's episodes.
 
 What a method leaves open (scale, density, threshold) is chosen for each seed by the mean success on the jobs' splits
-`valid`, out of the choices below, and then reported on `test`. Distillation has nothing chosen: it starts from the plain
-average, with the defaults of `journeyman merge --method distill`. It is the only method that plays, so its episodes are
-reported as well (`distill_episodes`).
+`valid`, out of the choices below, and then reported on `test`. Distillation has nothing chosen: it starts from the
+plain average, with the defaults of `journeyman merge --method distill`. It is the only method that plays, so its
+episodes are reported as well (`distill_episodes`).
 
-Measurements are kept in ~/.cache/journeyman-bench/merge until the folder is deleted. Writes bench/results/merge.json and
-bench/results/merge.png: `retained_gain_percent_<method>`, the mean over jobs; `retained_gain_percent_min`, the least of
-any job by distillation, as a mean over seeds; `retained_gain_percent_<method>_<job>`; success under `details`.
+Measurements are kept in ~/.cache/journeyman-bench/merge until the folder is deleted. Writes bench/results/merge.json
+and bench/results/merge.png: `retained_gain_percent_<method>`, the mean over jobs; `retained_gain_percent_min`, the
+least of any job by distillation, as a mean over seeds; `retained_gain_percent_<method>_<job>`; success under `details`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Measured:
         """The measurement of this name, made now if it was not before."""
         if name not in self.known:
             self.known[name] = measure()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.file, json.dumps(self.known, indent=1))
             print(f"  {self.file.stem} {name}: {shown(self.known[name])}", flush=True)
         return self.known[name]

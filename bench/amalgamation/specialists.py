@@ -46,7 +46,6 @@ def specialist(name: str, seed: int, cache: Path) -> LoadedModel:
     """The model that learned this job, and no other; learned once, and kept in the cache."""
     place = cache / f"{name}-{seed}"
     if not (place / "done").exists():
-        shutil.rmtree(place, ignore_errors=True)
         taught = SPECIALTIES[name]
         config = LearnConfig(
             jobs=(taught.spec,),
@@ -55,7 +54,7 @@ def specialist(name: str, seed: int, cache: Path) -> LoadedModel:
             school=SchoolConfig(demonstrations=taught.demonstrations, updates=taught.updates),
             steps=taught.steps,
             exam=ExamConfig(tasks=1, splits=("test",)),
-            checkpoint_every=1000,
+            checkpoint_every=4,
             threads=1,
         )
         for _ in learn(config, place / "run"):

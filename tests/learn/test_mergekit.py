@@ -1,4 +1,4 @@
-"""Merges equal mergekit's on the same checkpoints. mergekit is LGPL: it runs in an environment and a process of its own.
+"""Merges equal mergekit's on the same checkpoints. It is LGPL: it runs in an environment and a process of its own.
 
 python -m venv /tmp/mergekit && /tmp/mergekit/bin/pip install mergekit==0.1.5
 JOURNEYMAN_MERGEKIT=/tmp/mergekit/bin pytest tests/learn/test_mergekit.py
@@ -103,7 +103,7 @@ def test_merges_are_mergekits(folder: Path, config: MergeConfig, method: str, pa
 
 
 def test_dares_masks_are_mergekits(folder: Path) -> None:
-    """mergekit 0.1.5 rescales what is left to its L1 norm before; the paper, and we, by 1 / density: compared without."""
+    """What is left mergekit 0.1.5 rescales to its L1 norm before, the paper and we by 1 / density: compared without."""
     density, seed = 0.3, 5
     command = [BIN / "python", "-c", MASKS, folder, str(density), str(seed), "3"]
     done = subprocess.run(command, capture_output=True, text=True)
