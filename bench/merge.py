@@ -46,9 +46,9 @@ VALID_SHARE = 4
 """On `valid` a quarter of the tasks is asked: it only has to tell a method's choices apart."""
 CHOICES: Mapping[str, Sequence[MergeConfig]] = {
     "average": [MergeConfig("average")],
-    "task": [MergeConfig("task", scale=scale) for scale in (0.4, 0.7, 1.0)],
-    "ties": [MergeConfig("ties", density=density, scale=scale) for density in (0.2, 0.6) for scale in (1.0, 1.5)],
-    "dare": [MergeConfig("dare", density=density, scale=scale) for density in (0.5, 0.8) for scale in (0.4, 0.7)],
+    "task": [MergeConfig("task", scale=scale) for scale in (0.4, 0.7)],
+    "ties": [MergeConfig("ties", density=density) for density in (0.2, 0.6)],
+    "dare": [MergeConfig("dare", density=0.5, scale=scale) for scale in (0.4, 0.7)],
     "ram": [MergeConfig("ram", threshold=threshold) for threshold in (1e-5, 3e-3)],
 }
 

@@ -130,6 +130,7 @@ def test_modules_say_what_they_are() -> None:
 
 PUBLIC_NAMES: list[str] = [
     "CreditConfig",
+    "DistillConfig",
     "Env",
     "ExamConfig",
     "ExamResult",
@@ -137,6 +138,7 @@ PUBLIC_NAMES: list[str] = [
     "JourneymanError",
     "LearnConfig",
     "LoRAConfig",
+    "MergeConfig",
     "Message",
     "Outcome",
     "SchoolConfig",
@@ -148,8 +150,10 @@ PUBLIC_NAMES: list[str] = [
     "UpdateConfig",
     "ValueConfig",
     "ValueEstimate",
+    "distill",
     "exam",
     "learn",
+    "merge",
     "open_model",
     "recipes",
     "resolve",

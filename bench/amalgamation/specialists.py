@@ -34,7 +34,7 @@ class Specialty:
 
 SPECIALTIES: Mapping[str, Specialty] = {
     "maze": Specialty("maze,size=4", 200, 60, 6, 48, attempts=6),
-    "hops": Specialty("hops,min_hops=2", 500, 40, 6, 200),
+    "hops": Specialty("hops,min_hops=2", 500, 40, 6, 120),
     "countdown": Specialty("countdown,numbers=2,largest=9,largest_target=20", 4000, 400, 4, 400),
     "chain_sum": Specialty(
         "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 4000, 400, 4, 400
@@ -54,7 +54,7 @@ def specialist(name: str, seed: int, cache: Path) -> LoadedModel:
             school=SchoolConfig(demonstrations=taught.demonstrations, updates=taught.updates),
             steps=taught.steps,
             exam=ExamConfig(tasks=1, splits=("test",)),
-            checkpoint_every=4,
+            checkpoint_every=2,
             threads=1,
         )
         for _ in learn(config, place / "run"):

@@ -76,7 +76,7 @@ def test_nothing_diverges_from_itself() -> None:
 
 
 def test_each_prompt_has_its_own_teacher_however_batches_are_cut() -> None:
-    first, second = make_policy(1), make_policy(2, width=24)  # a teacher may be of another size
+    first, second = make_policy(1), make_policy(2, width=32)  # a teacher may be of another size
     played = [*episodes("a"), *episodes("b")]
     whole, apart = make_learner(), make_learner(config=UpdateConfig(precision="float32", token_budget=8))
     total = add_divergence(whole, played, {"a": first, "b": second}, 0.1, "reverse")
