@@ -25,6 +25,7 @@ from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel, save
 from journeyman.model.render import Renderer
 from journeyman.model.tiny import is_tiny, untaught
+from journeyman.model.value import ValueFunction
 from journeyman.run import read_config
 from journeyman.stages import Record, native_engine
 
@@ -104,9 +105,9 @@ def distill(
     pupil, from_scratch = _student(student, next(iter(loaded.values())))
     for teacher in loaded.values():
         check_readers(pupil, teacher)
-    learner = _learner(pupil, [t for t in loaded.values()], jobs, config)
+    learner = _learner(pupil, list(loaded.values()), jobs, config)
     engine = native_engine(learner, slots=SLOTS, context=pupil.model.config.max_positions)
-    renderer, models = Renderer(pupil.tokenizer), {name: teacher.model.eval() for name, teacher in loaded.items()}
+    renderer, models = Renderer(pupil.tokenizer), {name: teacher.model for name, teacher in loaded.items()}
     credit, started = _settled(jobs).credit, time.monotonic()
     watched = config.watched_by(from_scratch=from_scratch)
     if watched:
@@ -204,12 +205,11 @@ def _learner(
     policy: Decoder = deepcopy(pupil.model)
     optimizer = config.optimizer.fitted(policy.config.hidden_size, 2)
     update = replace(_settled(jobs).update, policy=optimizer)
-    if pupil.value is not None:
-        return Learner(policy, deepcopy(pupil.value), update, keep_reference=False)
     kinds = [t.value.config for t in teachers if t.value is not None]
-    if len(kinds) < len(teachers):
-        return Learner(policy, None, update, keep_reference=False)
-    return Learner.start(policy, kinds[0], update)
+    value = deepcopy(pupil.value)
+    if value is None and len(kinds) == len(teachers):
+        value = ValueFunction.start(kinds[0], policy)
+    return Learner(policy, value, update, keep_reference=False)
 
 
 def _settled(jobs: Mapping[str, Job]) -> LearnConfig:

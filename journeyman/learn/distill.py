@@ -95,7 +95,7 @@ def distill(
         tasks = [task for job in jobs.values() for task in drawn(job, config.tasks, rng)]
         played = play(engine, renderer, jobs, tasks, f"distill{step:06d}", seed, step)
         metrics: Metrics = {}
-        if learner.value is not None:
+        if learner.value is not None and played:
             returns = partial(
                 lambda_returns, gamma=credit.gamma, lam=credit.lambda_value, unit=credit.unit, bootstrap_truncated=False
             )
@@ -148,6 +148,8 @@ def pull(
     direction: Direction = "reverse",
 ) -> Metrics:
     """Updates of the policy towards each trajectory's teacher; the mean divergence per token before each of them."""
+    if not trajectories:
+        return {}
     total, tokens = 0.0, 0
     order = rng.permutation(len(trajectories))
     for part in np.array_split(order, min(minibatches, len(order))):
@@ -157,7 +159,7 @@ def pull(
         tokens += count
         learner.step_policy()
     learner.version += 1
-    return {"policy/divergence": total / max(tokens, 1)}
+    return {"policy/divergence": total / tokens}
 
 
 def add_divergence(

@@ -16,7 +16,8 @@ compress, 1805.06370). What each keeps is measured in docs/continual.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,19 @@ from journeyman.types import Trajectory
 
 Memory = Mapping[str, Sequence[Trajectory]]
 """Episodes of earlier jobs, by the job's name."""
+
+
+def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, list[Trajectory]]:
+    """What is worth remembering of a store's episodes: of each job the newest `count` that succeeded.
+
+    Args:
+        episodes: oldest first, as `Store.episodes` gives them.
+    """
+    kept: defaultdict[str, deque[Trajectory]] = defaultdict(lambda: deque(maxlen=count))
+    for t in episodes:
+        if t.outcome.success and t.mask.any():
+            kept[t.task.job].append(t)
+    return {job: list(newest) for job, newest in kept.items()}
 
 
 def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 0) -> Keeper:

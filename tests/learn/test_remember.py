@@ -14,9 +14,9 @@ from torch import Tensor
 from journeyman.learn.batch import collate
 from journeyman.learn.learner import Keeper, Learner, UpdateConfig
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
-from journeyman.learn.remember import Anchor, anchored, drawn, elastic, replay, stay_close
+from journeyman.learn.remember import Anchor, anchored, drawn, elastic, memory_of, replay, stay_close
 from journeyman.model.decoder import Decoder, DecoderConfig
-from journeyman.types import Task, Trajectory
+from journeyman.types import Ending, Outcome, Task, Trajectory
 from tests.learn.helpers import make_trajectory
 
 
@@ -61,6 +61,13 @@ def test_jobs_are_drawn_alike_however_much_is_kept_of_each() -> None:
     assert [t.id for t in drawn(memory, 8, (0, 1))] == [t.id for t in drawn(memory, 8, (0, 1))]
     assert [t.id for t in drawn(memory, 8, (0, 1))] != [t.id for t in drawn(memory, 8, (0, 2))]
     assert drawn({}, 8, (0, 1)) == []
+
+
+def test_the_newest_successes_are_worth_remembering() -> None:
+    failed = replace(B[0], outcome=Outcome(0.0, Ending.TERMINATED))
+    kept = memory_of([*A, failed, *B], count=4)
+    assert [t.id for t in kept["a"]] == [t.id for t in A[-4:]] and failed not in kept["b"]
+    assert memory_of([failed]) == {}
 
 
 def test_replay_adds_the_gradient_of_what_was_said() -> None:
