@@ -111,7 +111,7 @@ def distill(
     credit, started = _settled(jobs).credit, time.monotonic()
     watched = config.watched_by(from_scratch=from_scratch)
     if watched:
-        shown = watch(learner, engine, renderer, jobs, models, config.school, watched, seed=seed)
+        shown = watch(learner, renderer, jobs, models, config.school, watched, seed=seed)
         for number, metrics in enumerate(shown):
             yield {"kind": "school", "step": number, "seconds": time.monotonic() - started, **metrics}
     taught = distilled(learner, engine, renderer, jobs, models, config, credit, seed=seed)

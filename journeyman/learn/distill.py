@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from journeyman.engine.base import Engine
+from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.learn.batch import collate, micro_batches
@@ -35,6 +36,9 @@ from journeyman.types import Ending, Task, Trajectory
 
 Teachers = Mapping[str, Decoder]
 """By the job that each teaches."""
+
+SLOTS = 128
+"""Episodes of a teacher at once."""
 
 FROM_SCRATCH = 2000
 """Episodes that show a student which knows nothing how a job goes."""
@@ -107,7 +111,6 @@ def distill(
 
 def watch(
     learner: Learner,
-    engine: Engine,
     renderer: Renderer,
     jobs: Mapping[str, Job],
     teachers: Teachers,
@@ -118,15 +121,12 @@ def watch(
 ) -> Iterator[Metrics]:
     """Imitate what the teachers did where they succeeded. Yields each update's metrics.
 
-    Args:
-        engine: lent to the teachers; load the student's weights again before it samples.
-
     Raises:
         UsageError: a teacher never succeeded, so there is nothing to imitate.
     """
     lessons: list[Trajectory] = []
     for name, job in jobs.items():
-        engine.load(teachers[name], -1)
+        engine = NativeEngine(teachers[name], slots=SLOTS, dtype=getattr(torch, learner.precision))
         tasks = drawn(job, episodes, np.random.default_rng((seed, 79)))
         shown = play(engine, renderer, {name: job}, tasks, "watched", seed, -1)
         own = [t for t in shown if t.outcome.success]

@@ -40,7 +40,9 @@ def make_learner(seed: int = 0, config: UpdateConfig | None = None) -> Learner:
 
 def episodes(job: str, count: int = 4) -> list[Trajectory]:
     made = [make_trajectory([0.0] * (6 + i), [(2, 5 + i)], [1.0], group=f"{job}{i}") for i in range(count)]
-    return [replace(t, id=f"{job}{i}", task=Task(job, "train", i, ())) for i, t in enumerate(made)]
+    stride = 3 if job == "b" else 1
+    tokens = [(np.arange(len(t)) * stride % 16).astype(np.int32) for t in made]
+    return [replace(t, id=f"{job}{i}", task=Task(job, "train", i, ()), tokens=tokens[i]) for i, t in enumerate(made)]
 
 
 def gradient(learner: Learner) -> Tensor:
