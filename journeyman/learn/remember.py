@@ -79,7 +79,8 @@ def stay_close(release: Decoder, memory: Memory, *, weight: float = 1.0, batch: 
     def keep(learner: Learner) -> None:
         chosen = drawn(memory, batch, (seed, learner.updates))
         count = sum(int(t.mask.sum()) for t in chosen)
-        add_divergence(learner, chosen, dict.fromkeys(memory, release), weight / count, "forward")
+        if count:
+            add_divergence(learner, chosen, dict.fromkeys(memory, release), weight / count, "forward")
 
     return keep
 
