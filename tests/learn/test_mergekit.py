@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from journeyman.learn.merge import MergeConfig, Method, merge
+from journeyman.learn.merge import MergeConfig, merge
 from journeyman.model.decoder import Decoder, DecoderConfig
 from journeyman.model.load import save
 from journeyman.model.tokenizer import SMALLEST, train_tokenizer
@@ -31,18 +31,30 @@ pytestmark = [
     ),
 ]
 
-MASKS = """
-import sys, torch
+WORK = """
+import json, sys, torch
+from mergekit.config import MergeConfiguration
+from mergekit.merge import MergeOptions, run_merge
 from mergekit.sparsify import SparsificationMethod, sparsify
-from safetensors.torch import load_file
-folder, density, seed, count = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-base = load_file(f"{folder}/base/model.safetensors")
-models = [load_file(f"{folder}/{i}/model.safetensors") for i in range(count)]
-torch.manual_seed(seed)
-random = SparsificationMethod.random
-kept = {n: [sparsify(m[n] - base[n], density=density, method=random) for m in models] for n in sorted(base)}
+from safetensors.torch import load_file, save_file
+folder = sys.argv[1]
+work = json.load(open(f"{folder}/work.json"))
+for into, order in work["orders"].items():
+    run_merge(MergeConfiguration.model_validate(order), f"{folder}/{into}", MergeOptions(quiet=True))
+base, *models = (load_file(f"{folder}/{name}/model.safetensors") for name in ("base", "0", "1", "2"))
+torch.manual_seed(work["seed"])
+cut = dict(density=work["density"], method=SparsificationMethod.random)
+kept = {n: [sparsify(m[n] - base[n], **cut) for m in models] for n in sorted(base)}
 save_file({n: torch.stack(deltas).sum(0) for n, deltas in kept.items()}, f"{folder}/dare.safetensors")
 """
+CASES: dict[str, tuple[MergeConfig, dict[str, Any]]] = {
+    "average": (MergeConfig("average"), {"merge_method": "linear"}),
+    "task": (MergeConfig("task", scale=0.4), {"merge_method": "task_arithmetic", "parameters": {"lambda": 0.4}}),
+    "ties": (MergeConfig("ties"), {"merge_method": "ties"}),
+    "ties_half": (MergeConfig("ties", 0.7, 0.5), {"merge_method": "ties", "parameters": {"lambda": 0.7}}),
+    "ram": (MergeConfig("ram"), {"merge_method": "ram", "parameters": {"epsilon": 1e-5}}),
+}
+DARE = MergeConfig("dare", scale=0.4, density=0.3, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -66,51 +78,40 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def by_mergekit(folder: Path, into: str, method: str, parameters: dict[str, Any], base: bool) -> dict[str, Tensor]:
-    models = [{"model": str(folder / str(i)), "parameters": {"weight": 1.0, **parameters}} for i in range(3)]
-    order: dict[str, Any] = {"merge_method": method, "models": models, "dtype": "float32"}
-    if base:
-        order |= {"base_model": str(folder / "base"), "parameters": {"lambda": parameters.get("lambda", 1.0)}}
-        models[:] = [{**m, "parameters": {k: v for k, v in m["parameters"].items() if k != "lambda"}} for m in models]
-    if method == "ram":
-        order["parameters"] = {"epsilon": 1e-5}
-        models[:] = [{"model": m["model"]} for m in models]
-    file = folder / f"{into}.yaml"
-    file.write_text(json.dumps(order))  # JSON is YAML
-    done = subprocess.run([BIN / "mergekit-yaml", file, folder / into, "--quiet"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return weights(folder / into)
+def ordered(folder: Path, config: MergeConfig, order: dict[str, Any]) -> dict[str, Any]:
+    """What mergekit is asked for."""
+    parameters = {} if config.method == "ram" else {"weight": 1.0}
+    if config.method == "ties":
+        parameters["density"] = config.kept
+    models = [{"model": str(folder / str(i)), "parameters": parameters} for i in range(3)]
+    base = {"base_model": str(folder / "base")} if config.needs_base else {}
+    return {**order, **base, "models": models, "dtype": "float32"}
 
 
-@pytest.mark.parametrize(
-    ("config", "method", "parameters"),
-    [
-        (MergeConfig("average"), "linear", {}),
-        (MergeConfig("task", scale=0.4), "task_arithmetic", {"lambda": 0.4}),
-        (MergeConfig("ties"), "ties", {"density": 0.2}),
-        (MergeConfig("ties", density=0.5, scale=0.7), "ties", {"density": 0.5, "lambda": 0.7}),
-        (MergeConfig("ram"), "ram", {}),
-    ],
-    ids=str,
-)
-def test_merges_are_mergekits(folder: Path, config: MergeConfig, method: str, parameters: dict[str, Any]) -> None:
-    wanted = by_mergekit(folder, f"{method}-{config.kept}", method, parameters, config.needs_base)
-    base = weights(folder / "base") if config.needs_base else None
-    found = merge([weights(folder / str(i)) for i in range(3)], base, config)
+@pytest.fixture(scope="module")
+def by_mergekit(folder: Path) -> Path:
+    """Its results, all in one process, since it takes long to begin."""
+    orders = {name: ordered(folder, config, order) for name, (config, order) in CASES.items()}
+    (folder / "work.json").write_text(json.dumps({"orders": orders, "seed": DARE.seed, "density": DARE.kept}))
+    done = subprocess.run([BIN / "python", "-c", WORK, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_merges_are_mergekits(by_mergekit: Path, name: str) -> None:
+    config, _ = CASES[name]
+    wanted = weights(by_mergekit / name)
+    base = weights(by_mergekit / "base") if config.needs_base else None
+    found = merge([weights(by_mergekit / str(i)) for i in range(3)], base, config)
     assert found.keys() == wanted.keys()
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    for tensor_name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[tensor_name], rtol=1e-5, atol=1e-7)
 
 
-def test_dares_masks_are_mergekits(folder: Path) -> None:
+def test_dares_masks_are_mergekits(by_mergekit: Path) -> None:
     """What is left mergekit 0.1.5 rescales to its L1 norm before, the paper and we by 1 / density: compared without."""
-    density, seed = 0.3, 5
-    command = [BIN / "python", "-c", MASKS, folder, str(density), str(seed), "3"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    kept = load_file(folder / "dare.safetensors")
-    base = weights(folder / "base")
-    method: Method = "dare"
-    found = merge([weights(folder / str(i)) for i in range(3)], base, MergeConfig(method, 0.4, density, seed=seed))
+    kept, base = load_file(by_mergekit / "dare.safetensors"), weights(by_mergekit / "base")
+    found = merge([weights(by_mergekit / str(i)) for i in range(3)], base, DARE)
     for name, tensor in found.items():
-        torch.testing.assert_close(tensor, base[name] + 0.4 / density * kept[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tensor, base[name] + DARE.factor / DARE.kept * kept[name], rtol=1e-5, atol=1e-6)
