@@ -10,6 +10,7 @@ print(jm.write_report("runs/demo"))
 from __future__ import annotations
 
 from journeyman import recipes
+from journeyman.amalgamate import distill, merge
 from journeyman.api import exam, open_model, school, value_of
 from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError
@@ -18,7 +19,9 @@ from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Env, Job
 from journeyman.learn.credit import CreditConfig
+from journeyman.learn.distill import DistillConfig
 from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.merge import MergeConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.loop import learn
 from journeyman.model.lora import LoRAConfig
@@ -30,6 +33,7 @@ from journeyman.types import Message, Outcome, StepResult, Task, Trajectory
 
 __all__ = [
     "CreditConfig",
+    "DistillConfig",
     "Env",
     "ExamConfig",
     "ExamResult",
@@ -37,6 +41,7 @@ __all__ = [
     "JourneymanError",
     "LearnConfig",
     "LoRAConfig",
+    "MergeConfig",
     "Message",
     "Outcome",
     "SchoolConfig",
@@ -48,8 +53,10 @@ __all__ = [
     "UpdateConfig",
     "ValueConfig",
     "ValueEstimate",
+    "distill",
     "exam",
     "learn",
+    "merge",
     "open_model",
     "recipes",
     "resolve",

@@ -22,6 +22,7 @@ from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.school import SchoolConfig
+from journeyman.merge_commands import Distill, Merge
 from journeyman.progress import default_folder, follow, follow_school
 from journeyman.release_commands import ReleaseCommand
 from journeyman.search.strategies import SearchConfig
@@ -40,6 +41,7 @@ examples:
   journeyman exam runs/mine maze --attempts 4
   journeyman exam runs/mine maze --think 8           the same model, with eight times the tokens for each answer
   journeyman value runs/mine --alarm 0.2 < episodes.jsonl
+  journeyman merge runs/a runs/b --into both         what two runs of one model learned, in one
   journeyman store verify runs/mine                  derive every hash of what was kept again
   journeyman release list runs/mine                  versions, where they came from and where they stand
   journeyman serve runs/mine --port 8000             an OpenAI-compatible API that keeps every episode
@@ -455,24 +457,9 @@ def finish(folder: Path, as_json: bool) -> None:
 
 Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
 Released = Annotated[ReleaseCommand, tyro.conf.subcommand(name="release")]
-Command = (
-    Learn
-    | School
-    | Exam
-    | Value
-    | Serve
-    | View
-    | Keys
-    | Jobs
-    | New
-    | Show
-    | Trace
-    | Report
-    | Stored
-    | Released
-    | Demo
-    | Bench
-)
+Taught = School | Exam | Value | Merge | Distill
+Served = Serve | View | Keys | Stored | Released
+Command = Learn | Taught | Served | Jobs | New | Show | Trace | Report | Demo | Bench
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from journeyman.cli import main
 from journeyman.model.load import load, save
@@ -52,6 +53,14 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         (("jobs", "validate"), "no job to validate"),
         (("school", "words.txt", "--out", "there"), "from scratch needs a job"),
         (("bench", "sample-eficiency"), "did you mean sample-efficiency"),
+        (("merge", "apprentice", "--into", "m"), "1 model is too few"),
+        (("merge", "apprentice", "apprentice", "--into", "m", "--method", "ties"), "ties needs the base"),
+        (("merge", "apprentice", "apprentice", "--into", "/"), "is not an empty folder"),
+        (("merge", "apprentice", "apprentice", "--into", "m", "--method", "distill"), "specialist of"),
+        (("merge", "apprentice", "apprentice", "--into", "m", "--jobs", "maze"), "add --method distill"),
+        (("merge", "apprentice", "no/such", "--into", "m"), "Fix:"),
+        (("distill", "apprentice", "--job", "mase", "--out", "m"), "did you mean maze?"),
+        (("distill", "apprentice", "--job", "maze", "--out", "/"), "is not an empty folder"),
     ],
 )
 def test_mistakes_are_shown_with_their_fix(
@@ -94,6 +103,22 @@ def test_learn_takes_its_options_from_the_command_line(capsys: pytest.CaptureFix
     assert json.loads((tmp_path / "run" / "model" / "adapter" / "adapter_config.json").read_text())["r"] == 4
     code, out, _ = run(capsys, "trace", str(tmp_path / "run"), "--json", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2
+
+
+def test_merge_writes_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of a model and itself the average is that model; distilled by itself it stays near."""
+    out = str(tmp_path / "merged")
+    code, _, err = run(capsys, "merge", "apprentice", "apprentice", "--into", out)
+    assert code == 0 and "it has no value function" in err
+    ours, theirs = (load(name).model.state_dict() for name in (out, "apprentice"))
+    assert all(torch.allclose(tensor, theirs[name]) for name, tensor in ours.items())
+    options = "--method distill --distill.steps 1 --distill.tasks 2"
+    words = f"{options} --jobs maze,size=3 hops --json".split()
+    code, lines, err = run(capsys, "merge", out, "apprentice", "--into", str(tmp_path / "both"), *words)
+    assert code == 0, err
+    [record] = [json.loads(line) for line in lines.splitlines()]
+    assert record["kind"] == "distill" and abs(record["policy/divergence"]) < 1e-2
+    assert load(tmp_path / "both").value is None
 
 
 def test_value_answers_line_by_line(

@@ -22,9 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "run", "stages", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
-    frozenset({"serve"}),
+    frozenset({"amalgamate", "serve"}),
     frozenset({"agents"}),
-    frozenset({"cli", "release_commands", "store_commands"}),
+    frozenset({"cli", "merge_commands", "release_commands", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )
 """A unit (a package or module right under journeyman/) imports from its own layer and those before it.
@@ -132,6 +132,7 @@ def test_modules_say_what_they_are() -> None:
 
 PUBLIC_NAMES: list[str] = [
     "CreditConfig",
+    "DistillConfig",
     "Env",
     "ExamConfig",
     "ExamResult",
@@ -139,6 +140,7 @@ PUBLIC_NAMES: list[str] = [
     "JourneymanError",
     "LearnConfig",
     "LoRAConfig",
+    "MergeConfig",
     "Message",
     "Outcome",
     "SchoolConfig",
@@ -150,8 +152,10 @@ PUBLIC_NAMES: list[str] = [
     "UpdateConfig",
     "ValueConfig",
     "ValueEstimate",
+    "distill",
     "exam",
     "learn",
+    "merge",
     "open_model",
     "recipes",
     "resolve",

@@ -27,7 +27,7 @@ from journeyman.errors import UsageError
 from journeyman.kernels.attention import Rows, squares
 from journeyman.kernels.loops import loops
 from journeyman.kernels.whole import LONG
-from journeyman.model.decoder import Attend, Decoder
+from journeyman.model.decoder import Attend, Decoder, DecoderConfig
 from journeyman.model.texts import MATCHED, Table
 
 FEW = 8
@@ -117,6 +117,8 @@ class NativeEngine(Engine):
     # -- the contract ---------------------------------------------------------------------------------
 
     def load(self, model: Decoder, version: int) -> None:
+        if _widths(model.config) != _widths(self.config):  # the compiled loops would read beyond the weights
+            raise ValueError("the engine was made for a model of another shape: make one for this model")
         self.model.load(model)
         self.cache.forget()
         self.version = version
@@ -412,6 +414,12 @@ class NativeEngine(Engine):
             self.steady = None
             replies.append(reply)
         return replies
+
+
+def _widths(config: DecoderConfig) -> tuple[int, ...]:
+    """What the cache and the loops were made for."""
+    c = config
+    return c.vocab_size, c.hidden_size, c.intermediate_size, c.layers, c.heads, c.kv_heads, c.head_width
 
 
 def uniform(seeds: npt.NDArray[np.uint64], positions: Ints) -> npt.NDArray[np.float64]:

@@ -85,8 +85,12 @@ class UpdateConfig:
                 raise UsageError(f"update: {name} must be at least 1, got {getattr(self, name)}")
 
 
+Keeper = Callable[["Learner"], None]
+"""Adds to the policy's gradient, before each of its updates, what keeps earlier knowledge (learn/remember.py)."""
+
+
 class Learner:
-    """Owns the weights that learn. `version` counts policy updates as the engine sees them."""
+    """Owns the weights that learn. `version` counts policy updates as the engine sees them, `updates` all of them."""
 
     def __init__(
         self,
@@ -118,6 +122,8 @@ class Learner:
                 critic = replace(critic, learning_rate=1e-3)
             self.value_optimizer = Optimizer(critic.fitted(width, 2 * times if shared else 2), modules)
         self.version = 0
+        self.updates = 0
+        self.keepers: list[Keeper] = []
 
     def _fast(self) -> Literal["float32", "bfloat16"]:
         """The arithmetic that pays for a model of this size here."""
@@ -145,7 +151,7 @@ class Learner:
         scored: list[Trajectory] = list(trajectories)
         for rows in micro_batches(trajectories, self.token_budget):
             batch = collate([trajectories[i] for i in rows], device=self.device)
-            with self._precision():
+            with self.autocast():
                 outputs = value(batch.packed, self.policy, batch.heard_NF)
             values = value.expectation(outputs).cpu().numpy()
             for place, index in zip(batch.places, rows, strict=True):
@@ -196,7 +202,7 @@ class Learner:
                 for name, amount in metrics.items():
                     sums[name] += amount
             tokens += count
-            norms.append(self.policy_optimizer.step())
+            norms.append(self.step_policy())
             if (sums["policy/kl_old"] - kl_before) / count > self.config.max_kl:
                 stopped = 1.0
                 break
@@ -243,7 +249,7 @@ class Learner:
             ]
             count = sum(len(b.asked_K) for b in batches)
             for batch in batches:
-                with self._precision():
+                with self.autocast():
                     states = value.states(batch.packed, self.policy, batch.heard_NF)
                     outputs = value.judge(states[batch.asked_K])
                 loss = value.loss(outputs, batch.return_K)
@@ -267,10 +273,21 @@ class Learner:
             loss, metrics = language_loss(logprobs)
             (loss / count).backward()
             total += metrics["loss"]
+        self._keep()
         optimizer.step(scale)
         return {"loss": total / count, "tokens": float(sum(len(t) for t in trajectories))}
 
+    def step_policy(self) -> float:
+        """Move the policy along the gradient that was accumulated, and what its keepers add; the gradient's norm."""
+        self._keep()
+        return self.policy_optimizer.step()
+
     # -- inside ----------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        for keeper in self.keepers:
+            keeper(self)
+        self.updates += 1
 
     def _policy_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         logprobs, entropy = self.logprobs(self.policy, batch)
@@ -321,9 +338,14 @@ class Learner:
 
     def logprobs(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each sampled token, float32 [A]."""
-        with self._precision():
-            hidden = model.model.packed(batch.packed)
-            return model.log_probability(hidden[batch.state_A], batch.token_A, batch.temperature_A)
+        states = self.states(model, batch)
+        with self.autocast():
+            return model.log_probability(states, batch.token_A, batch.temperature_A)
+
+    def states(self, model: Decoder, batch: Batch) -> Tensor:
+        """Hidden states [A, D] in which the sampled tokens were chosen, as the model sees them."""
+        with self.autocast():
+            return model.model.packed(batch.packed)[batch.state_A]
 
     def _minibatches(
         self, size: int, epochs: int, parts: int, rng: np.random.Generator
@@ -332,7 +354,8 @@ class Learner:
             order = rng.permutation(size)
             yield from (part for part in np.array_split(order, min(parts, size)))
 
-    def _precision(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The arithmetic that the learner computes in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     # -- keeping ---------------------------------------------------------------------------------------
@@ -341,12 +364,13 @@ class Learner:
         """What a checkpoint needs beside the weights themselves."""
         return {
             "version": self.version,
+            "updates": self.updates,
             "policy": self.policy_optimizer.state_dict(),
             "critic": None if self.value_optimizer is None else self.value_optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = state["version"]
+        self.version, self.updates = state["version"], state.get("updates", 0)
         self.policy_optimizer.load_state_dict(state["policy"])
         if self.value_optimizer is not None and state["critic"] is not None:
             self.value_optimizer.load_state_dict(state["critic"])

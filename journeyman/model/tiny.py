@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from transformers import PreTrainedTokenizerBase
+
 from journeyman.errors import UnknownName, UsageError
 from journeyman.jobs.base import Job
 from journeyman.model.decoder import Decoder, DecoderConfig
@@ -61,8 +63,13 @@ def is_tiny(spec: str) -> bool:
 
 def fresh(spec: str, jobs: Sequence[Job]) -> LoadedModel:
     """A model with random weights (from torch's global generator) and a tokenizer for the jobs' text."""
+    words = itertools.chain.from_iterable(texts(job) for job in jobs)
+    return untaught(spec, train_tokenizer(words, TinyConfig.parse(spec).vocab))
+
+
+def untaught(spec: str, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+    """The same with a tokenizer that is there already, such as a teacher's; the specification's `vocab` is not used."""
     config = TinyConfig.parse(spec)
-    tokenizer = train_tokenizer(itertools.chain.from_iterable(texts(job) for job in jobs), config.vocab)
     decoder = DecoderConfig.tiny(
         len(tokenizer),
         width=config.width,

@@ -221,3 +221,10 @@ def test_a_reply_ends_with_the_token_that_completes_a_text(whole: bool) -> None:
             continue
         assert reply.finish == "stop"
         assert reply.tokens == before.tokens[: -(-min(ends) // 2)]
+
+
+def test_a_model_of_another_shape_is_refused() -> None:
+    """The compiled loops would read beyond its weights."""
+    engine = NativeEngine(make_model(), slots=2)
+    with pytest.raises(ValueError, match="another shape"):
+        engine.load(make_model(kv_heads=2), 1)

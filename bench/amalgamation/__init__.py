@@ -1,0 +1,1 @@
+"""What merge.py measures, in parts."""

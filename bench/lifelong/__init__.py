@@ -1,0 +1,1 @@
+"""What continual.py measures, in parts."""

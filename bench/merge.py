@@ -1,0 +1,174 @@
+"""Four specialists become one model of the same size: what is left of each one's gain, by method.
+
+    python -m bench.merge --seeds 0 1 2        about a minute and a half a seed on one core; interrupted, it goes on
+    python -m bench.merge --quick              two specialists, little of each
+
+Each specialist is the apprentice after one job: it imitates some demonstrations and then learns by trial and error with
+V, as `journeyman learn` does. The gain is its success on the job's split `test` less the apprentice's; what a merged
+model keeps of it is (merged - apprentice) / (specialist - apprentice), for each job. The seed fixes all of it:
+demonstrations, practice, masks, the distillation's episodes.
+
+What a method leaves open (scale, density, threshold) is chosen for each seed by the mean success on the jobs' splits
+`valid`, out of the choices below, and then reported on `test`. Distillation has nothing chosen: it starts from the
+plain average, with the defaults of `journeyman merge --method distill`. It is the only method that plays, so its
+episodes are reported as well (`distill_episodes`).
+
+Measurements are kept in ~/.cache/journeyman-bench/merge until the folder is deleted. Writes bench/results/merge.json
+and bench/results/merge.png: `retained_gain_percent_<method>`, the mean over jobs; `retained_gain_percent_min`, the
+least of any job by distillation, as a mean over seeds; `retained_gain_percent_<method>_<job>`; success under `details`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.amalgamation.picture import draw
+from bench.amalgamation.specialists import BASE, SPECIALTIES, specialist
+from bench.common import FOLDER, Results, parser
+from journeyman.amalgamate import distill
+from journeyman.engine.native import NativeEngine
+from journeyman.exam.exam import ExamConfig, examine
+from journeyman.jobs import resolve
+from journeyman.learn.distill import DistillConfig
+from journeyman.learn.merge import MergeConfig, merge_models
+from journeyman.model.load import LoadedModel, load
+from journeyman.model.render import Renderer
+from journeyman.run import write_atomically
+
+CACHE = Path.home() / ".cache" / "journeyman-bench" / "merge"
+VALID_SHARE = 4
+"""On `valid` a quarter of the tasks is asked: it only has to tell a method's choices apart."""
+CHOICES: Mapping[str, Sequence[MergeConfig]] = {
+    "average": [MergeConfig("average")],
+    "task": [MergeConfig("task", scale=scale) for scale in (0.4, 0.7)],
+    "ties": [MergeConfig("ties", density=density) for density in (0.2, 0.6)],
+    "dare": [MergeConfig("dare", density=0.5, scale=scale) for scale in (0.4, 0.7)],
+    "ram": [MergeConfig("ram", threshold=threshold) for threshold in (1e-5, 3e-3)],
+}
+
+Success = dict[str, float]
+"""By job."""
+
+
+class Measured:
+    """What was measured before, kept in a file for each seed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known: dict[str, Success] = json.loads(file.read_text()) if file.exists() else {}
+
+    def get(self, name: str, measure: Callable[[], Success]) -> Success:
+        """The measurement of this name, made now if it was not before."""
+        if name not in self.known:
+            self.known[name] = measure()
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.file, json.dumps(self.known, indent=1))
+            print(f"  {self.file.stem} {name}: {shown(self.known[name])}", flush=True)
+        return self.known[name]
+
+
+def success(model: LoadedModel, jobs: Sequence[str], split: str, share: int = 1) -> Success:
+    """Of each job, the share of episodes that succeeded: the same tasks and draws for every model."""
+    found: Success = {}
+    for name in jobs:
+        taught = SPECIALTIES[name]
+        config = ExamConfig(tasks=max(taught.tasks // share, 12), attempts=taught.attempts, splits=(split,))
+        job = resolve(taught.spec)
+        engine = NativeEngine(model.model, slots=128, context=1024)
+        [result], _ = examine(engine, Renderer(model.tokenizer), list, {job.name: job}, config, step=0)
+        found[name] = result.success
+    return found
+
+
+def by_weights(
+    models: Sequence[LoadedModel], base: LoadedModel, method: str, jobs: Sequence[str], seed: int, measured: Measured
+) -> Success:
+    """The method's best choice on `valid`, on `test`."""
+
+    def merged(config: MergeConfig) -> LoadedModel:
+        seeded = MergeConfig(config.method, config.scale, config.density, config.threshold, seed)
+        return merge_models(models, base if config.needs_base else None, seeded)
+
+    def valid(config: MergeConfig) -> float:
+        found = measured.get(f"valid {config}", lambda: success(merged(config), jobs, "valid", VALID_SHARE))
+        return statistics.fmean(found.values())
+
+    choices = CHOICES[method]
+    best = max(choices, key=valid) if len(choices) > 1 else choices[0]
+    return measured.get(f"test {best}", lambda: success(merged(best), jobs, "test"))
+
+
+def distilled(models: Mapping[str, Path], seed: int, steps: int, place: Path) -> LoadedModel:
+    """From the average of the specialists, each prompt graded by its own."""
+    if not place.exists():
+        start = merge_models([load(path) for path in models.values()], None, MergeConfig("average"))
+        teachers = {SPECIALTIES[name].spec: path for name, path in models.items()}
+        for record in distill(teachers, place, start, DistillConfig(steps=steps), seed):
+            if record["step"] % 20 == 0:
+                print(f"  distill step {record['step']}: divergence {record['policy/divergence']:.4f}", flush=True)
+    return load(place)
+
+
+def measure(seed: int, jobs: Sequence[str], steps: int, cache: Path) -> dict[str, Success]:
+    """Success on `test` of the base, each specialist on its own job, and of each method's model on all."""
+    measured = Measured(cache / f"seed{seed}-{'-'.join(jobs)}-{steps}.json")
+    base = load(BASE)
+    table = {"base": measured.get("test base", lambda: success(base, jobs, "test"))}
+    models = {name: specialist(name, seed, cache) for name in jobs}
+    table["specialists"] = {
+        name: measured.get(f"test specialist {name}", lambda n=name, m=model: success(m, [n], "test"))[name]
+        for name, model in models.items()
+    }
+    for method in CHOICES:
+        table[method] = by_weights(list(models.values()), base, method, jobs, seed, measured)
+    paths = {name: cache / f"{name}-{seed}" / "model" for name in jobs}
+    place = cache / f"distilled-{seed}-{len(jobs)}-{steps}"
+    table["distill"] = measured.get("test distill", lambda: success(distilled(paths, seed, steps, place), jobs, "test"))
+    return table
+
+
+def kept(table: Mapping[str, Success], method: str, job: str) -> float:
+    """Percent of the specialist's gain."""
+    gain = table["specialists"][job] - table["base"][job]
+    assert gain > 0, f"the specialist of {job} gained nothing"
+    return 100 * (table[method][job] - table["base"][job]) / gain
+
+
+def shown(found: Success) -> str:
+    return "  ".join(f"{job} {share:.1%}" for job, share in found.items())
+
+
+def main() -> None:
+    command = parser(__doc__)
+    command.add_argument("--steps", type=int, default=DistillConfig().steps, help="of distillation")
+    options = command.parse_args()
+    torch.set_num_threads(1)
+    jobs = ["maze", "countdown"] if options.quick else list(SPECIALTIES)
+    steps = 3 if options.quick else options.steps
+    results = Results("merge", seeds=options.seeds, quick=options.quick)
+    tables = {seed: measure(seed, jobs, steps, CACHE) for seed in options.seeds}
+    methods = [*CHOICES, "distill"]
+    for seed, table in tables.items():
+        for method in methods:
+            by_job = {job: kept(table, method, job) for job in jobs}
+            for job, percent in by_job.items():
+                results.sample(f"retained_gain_percent_{method}_{job}", seed, percent, "percent")
+            results.sample(f"retained_gain_percent_{method}", seed, float(np.mean(list(by_job.values()))), "percent")
+    means = {j: float(np.mean([kept(t, "distill", j) for t in tables.values()])) for j in jobs}
+    results.figure("retained_gain_percent_min", min(means.values()), "percent")
+    results.figure("distill_episodes", steps * DistillConfig().tasks * len(jobs), "episodes")
+    results.detail("success", {str(seed): table for seed, table in tables.items()})
+    results.write()
+    if not options.quick:
+        every = {m: {j: [kept(t, m, j) for t in tables.values()] for j in jobs} for m in methods}
+        draw(every, FOLDER / "merge.png")
+
+
+if __name__ == "__main__":
+    main()

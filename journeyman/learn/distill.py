@@ -1,0 +1,212 @@
+"""On-policy distillation: a student plays, and at every token of its own is pulled towards what its teacher would say.
+
+    repeat:
+      collect   play episodes of every job with the student's present weights
+      value     teach V what became of them
+      pull      make the divergence from the job's own teacher smaller, in the states the student came to
+
+With one teacher for each job and the teachers' merged weights as the start, this brings specialists together in one
+model (2606.30406). With one large teacher and a small student it makes a specialist: a student that knows nothing yet
+first imitates episodes of the teacher (1606.07947), since in states where it babbles the teacher has no advice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+
+from journeyman.engine.base import Engine
+from journeyman.engine.native import NativeEngine
+from journeyman.errors import UsageError
+from journeyman.jobs.base import Job
+from journeyman.learn.batch import collate, micro_batches
+from journeyman.learn.credit import CreditConfig, lambda_returns
+from journeyman.learn.learner import Learner, Metrics
+from journeyman.learn.losses.divergence import Direction, divergence_loss
+from journeyman.learn.optimizer import OptimizerConfig
+from journeyman.learn.school import SchoolConfig, school
+from journeyman.model.decoder import Decoder
+from journeyman.model.render import Renderer
+from journeyman.rollout.runner import attempts, rollout
+from journeyman.types import Ending, Task, Trajectory
+
+Teachers = Mapping[str, Decoder]
+"""By the job that each teaches."""
+
+SLOTS = 128
+"""Episodes of a teacher at once."""
+
+FROM_SCRATCH = 2000
+"""Episodes that show a student which knows nothing how a job goes."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How long a student is taught, and in what portions."""
+
+    steps: int = 60
+    """Steps of playing and being graded token by token."""
+    tasks: int = 16
+    """Tasks of each job in one step, played once each."""
+    minibatches: int = 2
+    """Updates in one step."""
+    watched: int | None = None
+    """Episodes of each teacher that the student imitates before; when not given, 2,000 for a student from scratch and
+    none for one that knows how to begin, such as a merge."""
+    school: SchoolConfig = field(default_factory=SchoolConfig)
+    """How it imitates them; `demonstrations` is not used."""
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
+    """The policy's; a learning rate that is not given is twice that of trial and error, since a divergence from all of
+    the vocabulary is not as noisy as a reward."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("tasks", 1), ("minibatches", 1), ("watched", 0)):
+            if (getattr(self, name) or least) < least:
+                raise UsageError(f"distill: {name} must be at least {least}, got {getattr(self, name)}")
+
+    def watched_by(self, *, from_scratch: bool) -> int:
+        """Episodes of each teacher that such a student imitates."""
+        if self.watched is not None:
+            return self.watched
+        return FROM_SCRATCH if from_scratch else 0
+
+
+def distill(
+    learner: Learner,
+    engine: Engine,
+    renderer: Renderer,
+    jobs: Mapping[str, Job],
+    teachers: Teachers,
+    config: DistillConfig,
+    credit: CreditConfig,
+    *,
+    seed: int,
+) -> Iterator[Metrics]:
+    """Teach the learner's policy, and V where it has one. Yields each step's metrics.
+
+    Args:
+        engine: samples from the learner's policy.
+        jobs: what is played; each has a teacher of its own.
+        credit: what V's targets are (gamma, lambda_value, unit).
+    """
+    for step in range(config.steps):
+        rng = np.random.default_rng((seed, step))
+        engine.load(learner.policy, learner.version)
+        tasks = [task for job in jobs.values() for task in drawn(job, config.tasks, rng)]
+        played = play(engine, renderer, jobs, tasks, f"distill{step:06d}", seed, step)
+        metrics: Metrics = {}
+        if learner.value is not None and played:
+            returns = partial(
+                lambda_returns, gamma=credit.gamma, lam=credit.lambda_value, unit=credit.unit, bootstrap_truncated=False
+            )
+            scored = learner.score(played)
+            metrics = learner.update_value(scored, returns(scored), rng)
+        metrics |= {f"{name}/success": success(played, name) for name in jobs}
+        yield metrics | pull(learner, played, teachers, config.minibatches, rng)
+
+
+def watch(
+    learner: Learner,
+    renderer: Renderer,
+    jobs: Mapping[str, Job],
+    teachers: Teachers,
+    config: SchoolConfig,
+    episodes: int,
+    *,
+    seed: int,
+) -> Iterator[Metrics]:
+    """Imitate what the teachers did where they succeeded. Yields each update's metrics.
+
+    Raises:
+        UsageError: a teacher never succeeded, so there is nothing to imitate.
+    """
+    lessons: list[Trajectory] = []
+    for name, job in jobs.items():
+        engine = NativeEngine(teachers[name], slots=SLOTS, dtype=getattr(torch, learner.precision))
+        tasks = drawn(job, episodes, np.random.default_rng((seed, 79)))
+        shown = play(engine, renderer, {name: job}, tasks, "watched", seed, -1)
+        own = [t for t in shown if t.outcome.success]
+        if not own:
+            raise UsageError(
+                f"distill: the teacher of {name} succeeded in none of {len(tasks)} episodes",
+                fix="give a teacher that knows the job, or --distill.watched 0",
+            )
+        lessons += own
+    yield from school(learner, lessons, config, config.updates_for(from_scratch=True), seed=seed)
+
+
+def pull(
+    learner: Learner,
+    trajectories: Sequence[Trajectory],
+    teachers: Teachers,
+    minibatches: int,
+    rng: np.random.Generator,
+    direction: Direction = "reverse",
+) -> Metrics:
+    """Updates of the policy towards each trajectory's teacher; the mean divergence per token before each of them."""
+    if not trajectories:
+        return {}
+    total, tokens = 0.0, 0
+    order = rng.permutation(len(trajectories))
+    for part in np.array_split(order, min(minibatches, len(order))):
+        chosen = [trajectories[i] for i in part]
+        count = sum(int(t.mask.sum()) for t in chosen)
+        total += add_divergence(learner, chosen, teachers, 1 / count, direction)
+        tokens += count
+        learner.step_policy()
+    learner.version += 1
+    return {"policy/divergence": total / tokens}
+
+
+def add_divergence(
+    learner: Learner, trajectories: Sequence[Trajectory], teachers: Teachers, weight: float, direction: Direction
+) -> float:
+    """Add `weight` times the gradient of the divergence, summed over sampled tokens, from each job's teacher to the
+    policy's gradient. Returns the sum itself."""
+    total = 0.0
+    for name, teacher in teachers.items():
+        own = [t for t in trajectories if t.task.job == name]
+        for rows in micro_batches(own, learner.token_budget) if own else []:
+            batch = collate([own[i] for i in rows], device=learner.device)
+            with torch.no_grad():
+                theirs = learner.states(teacher, batch)
+            ours = learner.states(learner.policy, batch)
+            with learner.autocast():
+                loss, metrics = divergence_loss(
+                    ours, learner.policy.head, theirs, teacher.head.detach(), batch.temperature_A, direction
+                )
+            (weight * loss).backward()
+            total += metrics["divergence"]
+    return total
+
+
+def drawn(job: Job, count: int, rng: np.random.Generator) -> list[Task]:
+    """Tasks of the split `train`, without replacement where there are enough."""
+    size = job.splits["train"]
+    return [job.task("train", int(index)) for index in rng.choice(size, count, replace=size < count)]
+
+
+def play(
+    engine: Engine,
+    renderer: Renderer,
+    jobs: Mapping[str, Job],
+    tasks: Sequence[Task],
+    prefix: str,
+    seed: int,
+    step: int,
+    repeats: int = 1,
+) -> list[Trajectory]:
+    """Episodes of the tasks that can be learned from, in the order of their ids."""
+    orders = attempts(tasks, repeats=repeats, prefix=prefix, seed=seed, step=step)
+    played = rollout(engine, renderer, jobs, orders)
+    return sorted((t for t in played if t.outcome.ending is not Ending.FAILED and t.mask.any()), key=lambda t: t.id)
+
+
+def success(played: Sequence[Trajectory], job: str) -> float:
+    """Share of the job's episodes that succeeded; 0 where none could be played."""
+    own = [float(t.outcome.success) for t in played if t.task.job == job]
+    return float(np.mean(own)) if own else 0.0

@@ -1,0 +1,142 @@
+"""Remembering: what keeps a model's earlier jobs while it learns a new one.
+
+A *keeper* adds to the policy's gradient before each of its updates, whether they imitate or follow a reward:
+
+    replay   - weight * mean log pi(token), over what was said in earlier jobs' episodes (1811.11682)
+    kl       weight * mean KL(release || pi), over the states of the same episodes: not only what was said then, but all
+             that the last release would say now (1606.09282; with stored episodes: 2004.07211)
+    ewc      weight * sum_i F_i / 2 (w_i - w*_i)^2, elastic weight consolidation (1612.00796, equation 3), F the Fisher
+             information summed over earlier jobs and w* the last release's weights (1805.06370, section 4)
+
+Replay and kl draw from each earlier job alike, however much of it is kept. Two more ways need no keeper: adapters that
+begin anew with each job and are merged at its end (model/lora.py), and *consolidation*: learn the new job in a copy,
+forgetting what will be forgotten, then distil the copy and the last release into one (learn/distill.py; progress and
+compress, 1805.06370). What each keeps is measured in docs/continual.md.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from journeyman.learn.batch import collate, micro_batches
+from journeyman.learn.distill import add_divergence
+from journeyman.learn.learner import Keeper, Learner
+from journeyman.learn.losses.language import language_loss
+from journeyman.model.decoder import Decoder
+from journeyman.types import Trajectory
+
+Memory = Mapping[str, Sequence[Trajectory]]
+"""Episodes of earlier jobs, by the job's name."""
+
+
+def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, list[Trajectory]]:
+    """What is worth remembering of a store's episodes: of each job the newest `count` that succeeded.
+
+    Args:
+        episodes: oldest first, as `Store.episodes` gives them.
+    """
+    kept: defaultdict[str, deque[Trajectory]] = defaultdict(lambda: deque(maxlen=count))
+    for t in episodes:
+        if t.outcome.success and t.mask.any():
+            kept[t.task.job].append(t)
+    return {job: list(newest) for job, newest in kept.items()}
+
+
+def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 0) -> Keeper:
+    """Say again what was said: give it episodes that succeeded.
+
+    Args:
+        memory: what is drawn from; demonstrations, or the policy's own successes.
+        batch: episodes in one update, over all jobs.
+    """
+
+    def keep(learner: Learner) -> None:
+        chosen = drawn(memory, batch, (seed, learner.updates))
+        count = sum(int(t.mask.sum()) for t in chosen)
+        for rows in micro_batches(chosen, learner.token_budget):
+            part = collate([chosen[i] for i in rows], device=learner.device)
+            loss, _ = language_loss(learner.logprobs(learner.policy, part)[0])
+            (weight / count * loss).backward()
+
+    return keep
+
+
+def stay_close(release: Decoder, memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 0) -> Keeper:
+    """Answer as the release would, in states of earlier jobs.
+
+    Args:
+        release: the model before this job; it must not change.
+        memory: whose states; what became of the episodes does not matter.
+        batch: episodes in one update, over all jobs.
+    """
+
+    def keep(learner: Learner) -> None:
+        chosen = drawn(memory, batch, (seed, learner.updates))
+        count = sum(int(t.mask.sum()) for t in chosen)
+        if count:
+            add_divergence(learner, chosen, dict.fromkeys(memory, release), weight / count, "forward")
+
+    return keep
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Where the weights were, and how much earlier jobs hold on to each.
+
+    Attributes:
+        weights: of the release, by name.
+        importance: the Fisher information's diagonal, by name, summed over jobs; at least 0.
+    """
+
+    weights: Mapping[str, Tensor]
+    importance: Mapping[str, Tensor]
+
+
+def anchored(learner: Learner, episodes: Sequence[Trajectory], before: Anchor | None = None) -> Anchor:
+    """The anchor after a job: its own Fisher information beside that of the jobs before.
+
+    F_i is the mean over episodes of (d log pi(episode) / d w_i)^2, on episodes that the policy itself sampled
+    (1612.00796, section 2.1).
+    """
+    named = {name: p for name, p in learner.policy.named_parameters() if p.requires_grad}
+    importance = {name: torch.zeros_like(p) for name, p in named.items()}
+    for episode in episodes:
+        logprobs, _ = learner.logprobs(learner.policy, collate([episode], device=learner.device))
+        for (name, _), gradient in zip(
+            named.items(), torch.autograd.grad(logprobs.sum(), list(named.values())), strict=True
+        ):
+            importance[name] += gradient.square() / len(episodes)
+    if before is not None:
+        importance = {name: amount + before.importance[name] for name, amount in importance.items()}
+    return Anchor({name: p.detach().clone() for name, p in named.items()}, importance)
+
+
+def elastic(anchor: Anchor, *, weight: float = 1.0) -> Keeper:
+    """Hold on to what earlier jobs need: see :class:`Anchor`."""
+
+    def keep(learner: Learner) -> None:
+        for name, p in learner.policy.named_parameters():
+            if p.requires_grad:
+                gradient = weight * anchor.importance[name] * (p.detach() - anchor.weights[name])
+                p.grad = gradient if p.grad is None else p.grad + gradient
+
+    return keep
+
+
+def drawn(memory: Memory, count: int, place: tuple[int, ...]) -> list[Trajectory]:
+    """`count` episodes, as many of each job as of any other, give or take one.
+
+    Args:
+        place: what the draw follows from.
+    """
+    rng = np.random.default_rng(place)
+    names = [name for name in memory if memory[name]]
+    turns = [names[i] for i in rng.permutation(len(names))]
+    jobs = [turns[i % len(turns)] for i in range(count)] if turns else []
+    return [memory[name][int(rng.integers(len(memory[name])))] for name in jobs]
