@@ -149,8 +149,10 @@ def merge(models: Sequence[Weights], base: Weights | None, config: MergeConfig) 
             reason="it merges what each model learned, which is how it differs from what it began as",
             fix="give --base, such as reference/ in a run's folder, or take --method average",
         )
-    for number, weights in enumerate([*models[1:], *([base] if base is not None else [])], 2):
-        _check_alike(models[0], weights, "the base" if number > len(models) else f"model {number}")
+    for number, weights in enumerate(models[1:], 2):
+        _check_alike(models[0], weights, f"model {number}")
+    if base is not None:
+        _check_alike(models[0], base, "the base")
     generator = torch.Generator().manual_seed(config.seed)
     rule, merged = RULES[config.method], dict[str, Tensor]()
     for name in sorted(models[0]):

@@ -224,7 +224,7 @@ def judge(
     alpha = config.alpha(ability, tried, released)
     findings = tuple(_examine(s, config, alpha, config.false_alarm / len(evidence)) for s in evidence)
     there = {f.aspect for f in findings}
-    missing = tuple(a for a in config.demands if a not in there)
+    missing: list[Aspect] = [a for a in config.demands if a not in there]
     verdicts = {f.verdict for f in findings}
     if Verdict.FAIL in verdicts:
         verdict = Verdict.FAIL
@@ -234,7 +234,7 @@ def judge(
         verdict = Verdict.PASS
     weakest = min((f.shown for f in findings), default=0.0)
     power = granted(weakest, config.ladder) if verdict is Verdict.PASS else None
-    return Judgement(verdict, findings, missing, alpha, ability, tried, released, power)
+    return Judgement(verdict, findings, (*missing,), alpha, ability, tried, released, power)
 
 
 def _examine(sample: Sample, config: GateConfig, alpha: float, alarm: float) -> Finding:
