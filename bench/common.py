@@ -66,6 +66,7 @@ class Results:
         self._figures: dict[str, dict[str, Any]] = {}
         self._samples: dict[str, dict[str, float]] = {}
         self._bounds: dict[str, tuple[float, float]] = {}
+        self._gone: set[str] = set()
 
     def figure(
         self, name: str, value: float, unit: str, *, low: float | None = None, high: float | None = None
@@ -96,6 +97,10 @@ class Results:
         self._bounds[name] = bounds
         self._figures[name] = _from_samples(name, self._samples[name], unit, bounds)
 
+    def without(self, name: str) -> None:
+        """A figure of earlier runs that no longer holds."""
+        self._gone.add(name)
+
     def detail(self, name: str, value: Any) -> None:
         """Anything else worth keeping (a table, a curve), as JSON; not a figure."""
         self.details[name] = value
@@ -114,8 +119,9 @@ class Results:
         return self.path
 
     def _merged(self, old: Mapping[str, Any]) -> dict[str, Any]:
-        figures: dict[str, Any] = dict(old.get("figures", {}))
-        samples: dict[str, Any] = {k: v for k, v in old.get("samples", {}).items() if k not in self._figures}
+        figures: dict[str, Any] = {k: v for k, v in old.get("figures", {}).items() if k not in self._gone}
+        outdated = self._figures.keys() | self._gone
+        samples: dict[str, Any] = {k: v for k, v in old.get("samples", {}).items() if k not in outdated}
         shared: set[str] = set()
         for name, figure in self._figures.items():
             figures[name] = figure
@@ -125,7 +131,7 @@ class Results:
                 samples[name] = dict(sorted({**earlier, **self._samples[name]}.items(), key=lambda s: int(s[0])))
                 figures[name] = _from_samples(name, samples[name], figure["unit"], self._bounds[name])
         run = {**provenance(self.seeds), "figures": sorted(self._figures)}
-        replaced = self._figures.keys() - shared
+        replaced = outdated - shared
         runs = [_without(r, replaced) for r in old.get("runs", [])]
         runs = [r for r in runs if r["figures"]] + [run]
         return {

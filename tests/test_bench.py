@@ -73,6 +73,19 @@ def test_a_repeated_seed_replaces_its_sample_and_its_run(tmp_path: Path) -> None
     assert len(content["runs"]) == 1
 
 
+def test_a_figure_that_no_longer_holds_goes(tmp_path: Path) -> None:
+    first = Results("demo", seeds=[0], folder=tmp_path)
+    first.figure("ratio", 2, "times")
+    first.sample("after", 0, 20, "percent")
+    first.write()
+    second = Results("demo", seeds=[1], folder=tmp_path)
+    second.without("ratio")
+    content = json.loads(second.write().read_text())
+    check_format(content)
+    assert list(content["figures"]) == ["after"]
+    assert [run["figures"] for run in content["runs"]] == [["after"], []]
+
+
 def test_the_quick_form_leaves_the_full_one_alone(tmp_path: Path) -> None:
     full, quick = Results("demo", folder=tmp_path), Results("demo", quick=True, folder=tmp_path)
     assert full.path != quick.path

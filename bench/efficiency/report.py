@@ -76,6 +76,7 @@ def common(methods: Mapping[str, Mapping[int, Curve]]) -> int:
 def write(results: Results, name: str, ratio: Ratio) -> None:
     """The ratio as a figure; what censored runs leave of it stands in its unit. None where they leave nothing."""
     if ratio.bound == "unclear":
+        results.without(name)
         return
     unit = "times" if ratio.bound == "exact" else f"times ({ratio.bound})"
     results.figure(name, ratio.value, unit, low=ratio.low, high=ratio.high)
