@@ -4,10 +4,11 @@
     python -m bench.asking --jobs hops
     python -m bench.asking --quick
 
-From the same start as many episodes are played with a scripted expert at hand, who may say 0, 0.5, 1, 2 or 5% of all
-turns: asked where V says so, as `AskingConfig` has it, or (`any`, the control) wherever it is drawn. *Fully taught* is
-the same start after imitating the expert's demonstrations of 2,000 training tasks, or of all there are: every turn the
-teacher's. In the exam the learner is alone, on held-out tasks.
+From the same start as many episodes are played with a scripted expert at hand, who may say 2 or 5% of all turns:
+asked where V says so, as `AskingConfig` has it, or (`any`, the control) wherever it is drawn. *Alone* there is no
+teacher, and the policy follows its gradient. *Fully taught* is the same start after imitating the expert's
+demonstrations of 2,000 training tasks, or of all there are: every turn the teacher's. In the exam the learner is alone,
+on held-out tasks.
 
 Writes bench/results/asking.json (`asking_teacher_steps_percent_<job>`: the least share of teacher turns with which the
 mean over seeds was at least 90% of that of the fully taught; absent where no budget was enough) and asking.png.
@@ -28,12 +29,12 @@ from journeyman.config import LearnConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.rollout.asking import AskingConfig
 
-BUDGETS = (0.005, 0.01, 0.02, 0.05)
-CONTROL = (0.01, 0.05)
+BUDGETS = (0.02, 0.05)
+CONTROL = (0.05,)
 """Budgets of the control."""
 ENOUGH = 0.9
 """Of the fully taught learner's success."""
-SCHOOL = SchoolConfig(demonstrations=2000, updates=200)
+SCHOOL = SchoolConfig(demonstrations=2000, updates=AskingConfig().updates)
 ATTEMPTS = 3
 
 
@@ -72,7 +73,7 @@ def arm_name(budget: float, whom: str = "v") -> str:
 def configured(subject: Subject, asking: AskingConfig | None, seed: int, quick: bool) -> LearnConfig:
     """A run of that arm; one that is fully taught goes to school and is examined, and no more."""
     budget = 384 if quick else subject.budget
-    config = learning(subject.spec, seed, budget, exam_every=budget // 2, attempts=1 if quick else ATTEMPTS)
+    config = learning(subject.spec, seed, budget, exam_every=budget, attempts=1 if quick else ATTEMPTS)
     if asking is None:
         return replace(config, steps=0, school=replace(SCHOOL, updates=20) if quick else SCHOOL)
     return replace(config, asking=asking)

@@ -29,7 +29,7 @@ from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
-from journeyman.learn.lessons import lessons, rehearse
+from journeyman.learn.lessons import due, lessons, study
 from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
@@ -41,7 +41,7 @@ from journeyman.rollout.asking import Asking, left
 from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Oversight, Rule
-from journeyman.rollout.practice import opening, practice_report, practised
+from journeyman.rollout.practice import mixed, opening, practice_report, practised
 from journeyman.rollout.runner import attempts, environments_for, rollout
 from journeyman.rollout.stopping import (
     REMEMBERED,
@@ -78,7 +78,7 @@ class Learning:
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
     """Usable episodes of the last steps, oldest first: as many steps as V or the policy learns from again."""
     lessons: list[Trajectory] = field(default_factory=list[Trajectory])
-    """All episodes in which a teacher spoke, oldest first, as demonstrations."""
+    """Where a teacher is asked, all that is worth imitating, oldest first."""
     candidates: dict[str, list[Trajectory]] = field(default_factory=dict[str, list[Trajectory]])
     """By job, the prompts among which V chose what is practised in the present step; none where it did not choose."""
     collect_seconds: float = 0.0
@@ -159,7 +159,8 @@ def begin(config: LearnConfig, jobs: Mapping[str, Job], run: RunFolder, store: S
     publish(s)
     for step in range(max(progress.step - remembered(config), 0), progress.step):
         remember(s, usable(store.episodes(min_step=step, max_step=step)))
-    s.lessons = lessons(sorted(store.episodes(max_step=progress.step - 1, taught=True), key=lambda t: t.id))
+    if s.teacher is not None:
+        s.lessons = lessons(store.episodes(min_step=0, max_step=progress.step - 1))
     return s
 
 
@@ -308,9 +309,16 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
 
 
 def imitate(s: Learning, episodes: Sequence[Trajectory], rng: np.random.Generator) -> Record:
-    """Learn what teachers said in this step's episodes and in all before."""
+    """Where a teacher is asked, gather what is worth imitating; when there is far more of it than before, study it."""
+    if s.teacher is None:
+        return {}
     s.lessons += lessons(episodes)
-    return rehearse(s.learner, s.lessons, s.config.asking.rehearsals, rng)
+    record: Record = {"policy/lessons": len(s.lessons)}
+    if s.progress.step >= s.config.warmup and due(len(s.lessons), s.progress.studied, s.config.school):
+        record |= study(s.learner, s.lessons, s.config.school, s.config.asking.updates, int(rng.integers(1 << 31)))
+        s.progress.studied = len(s.lessons)
+        publish(s)
+    return record
 
 
 def learned_from(s: Learning, fresh_ones: Sequence[Trajectory]) -> list[Trajectory]:
@@ -363,14 +371,6 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
     record |= s.learner.kl_reference(usable(episodes)[:32])
     return record
-
-
-def mixed(episodes: Sequence[Trajectory]) -> float:
-    """The share of groups in which some episodes succeeded and some did not: others say nothing of what to do."""
-    outcomes: dict[str, set[bool]] = {}
-    for t in episodes:
-        outcomes.setdefault(t.group, set()).add(t.outcome.success)
-    return float(np.mean([len(found) > 1 for found in outcomes.values()]))
 
 
 def knowing(episodes: Sequence[Trajectory]) -> Record:

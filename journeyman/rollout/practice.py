@@ -110,3 +110,11 @@ def practice_report(
 def _variances(candidates: Sequence[Trajectory], low: float, high: float) -> list[float]:
     """The variance of each one's outcome, by V: V(1 - V) for a success."""
     return [most_variance(float(t.values[-1]), low, high) for t in candidates]
+
+
+def mixed(episodes: Sequence[Trajectory]) -> float:
+    """The share of groups in which some episodes succeeded and some did not: others say nothing of what to do."""
+    outcomes: dict[str, set[bool]] = {}
+    for t in episodes:
+        outcomes.setdefault(t.group, set()).add(t.outcome.success)
+    return float(np.mean([len(found) > 1 for found in outcomes.values()]))
