@@ -1,7 +1,7 @@
 """How little a teacher has to say: success against the share of turns that are a teacher's, asked by V or at random.
 
     python -m bench.asking                      all jobs, three seeds; the same command again goes on
-    python -m bench.asking --jobs hops
+    python -m bench.asking --jobs hops --arms v_5 any_5
     python -m bench.asking --quick
 
 From the same start as many episodes are played with a scripted expert at hand, who may say 2 or 5% of all turns:
@@ -138,7 +138,9 @@ def draw(found: Mapping[str, Runs], file: Path) -> None:
         axis.axhline(whole, color="0.35", lw=1, label="fully taught")
         axis.axhline(ENOUGH * whole, color="0.35", lw=0.9, ls=(0, (4, 3)), label="90% of it")
         for prefix, label, color in (("v_", "asked by V", "#1f6feb"), ("any_", "asked at random", "#e8590c")):
-            there = ["alone", *(arm for arm in runs if arm.startswith(prefix))]
+            there = [arm for arm in runs if arm == "alone" or arm.startswith(prefix)]
+            if not there:
+                continue
             dots = [(100 * run.taught, 100 * run.curve.success[-1]) for arm in there for run in runs[arm].values()]
             means = [(fmean(100 * r.taught for r in runs[arm].values()), 100 * success(runs[arm])) for arm in there]
             axis.plot(*zip(*dots, strict=True), "o", ms=3.5, color=color, alpha=0.4, mew=0)
@@ -154,18 +156,18 @@ def draw(found: Mapping[str, Runs], file: Path) -> None:
 
 
 def play(job: str, options: argparse.Namespace) -> Runs:
-    """All runs of a job, seed by seed."""
-    subject = JOBS[job]
-    runs: Runs = {arm: {} for arm in arms(options.quick)}
+    """The job's runs of the arms that were asked for, seed by seed; the fully taught are always among them."""
+    subject, there = JOBS[job], arms(options.quick)
+    runs: Runs = {arm: {} for arm in there if arm == "taught" or arm in options.arms}
     for seed in options.seeds:
-        for arm, asking in arms(options.quick).items():
-            config = configured(subject, asking, seed, options.quick)
+        for arm in runs:
+            config = configured(subject, there[arm], seed, options.quick)
             runs[arm][seed] = played(config, f"asking-{job}-{arm}-{seed}", options.cache)
     return runs
 
 
 def main() -> None:
-    chosen = asked_for(__doc__, JOBS, HEADLINE)
+    chosen = asked_for(__doc__, JOBS, HEADLINE, arms(quick=False))
     results = Results("asking", seeds=chosen.seeds, quick=chosen.quick)
     found: dict[str, Runs] = {}
     for job in chosen.jobs:

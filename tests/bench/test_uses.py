@@ -60,6 +60,16 @@ def test_every_arm_differs_in_asking_alone() -> None:
     assert len({str(replace(c, asking=configs["alone"].asking)) for c in configs.values()}) == 1
 
 
+def test_the_fully_taught_are_played_with_whatever_arms_are_asked_for(tmp_path: Path) -> None:
+    options = Namespace(quick=False, cache=tmp_path, seeds=[0, 1], arms=["v_5"])
+    with patch.object(asking, "played", return_value=run(0.5)) as play:
+        found = asking.play("hops", options)
+    assert {arm: list(by_seed) for arm, by_seed in found.items()} == {"taught": [0, 1], "v_5": [0, 1]}
+    assert [call.args[0].asking.budget for call in play.call_args_list] == [0, 0.05, 0, 0.05]
+    asking.draw({"hops": found}, tmp_path / "asking.png")
+    assert (tmp_path / "asking.png").exists()
+
+
 def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> None:
     results = Results("stopping", folder=tmp_path)
     stopping.record(results, "maze_large", 0, (run(0.5, 0.9, tokens=200).curve, run(0.5, 0.88, tokens=150).curve))
