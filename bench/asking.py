@@ -1,10 +1,10 @@
 """How little a teacher has to say: success against the share of turns that are a teacher's, asked by V or at random.
 
     python -m bench.asking                      all jobs, three seeds; the same command again goes on
-    python -m bench.asking --jobs hops --arms v_5 any_5
+    python -m bench.asking --jobs hops --arms v_2 any_2
     python -m bench.asking --quick
 
-From the same start as many episodes are played with a scripted expert at hand, who may say 2 or 5% of all turns:
+From the same start as many episodes are played with a scripted expert at hand, who may say 1, 2 or 5% of all turns:
 asked where V says so, as `AskingConfig` has it, or (`any`, the control) wherever it is drawn. *Alone* there is no
 teacher, and the policy follows its gradient. *Fully taught* is the same start after imitating the expert's
 demonstrations of 2,000 training tasks, or of all there are: every turn the teacher's. In the exam the learner is alone,
@@ -29,8 +29,8 @@ from journeyman.config import LearnConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.rollout.asking import AskingConfig
 
-BUDGETS = (0.02, 0.05)
-CONTROL = (0.05,)
+BUDGETS = (0.01, 0.02, 0.05)
+CONTROL = (0.02,)
 """Budgets of the control."""
 ENOUGH = 0.9
 """Of the fully taught learner's success."""

@@ -56,7 +56,7 @@ def test_every_arm_differs_in_asking_alone() -> None:
     configs = {name: asking.configured(subject, how, 0, False) for name, how in arms.items()}
     taught = configs.pop("taught")
     assert taught.steps == 0 and taught.school.demonstrations == 2000
-    assert configs["alone"].asking.budget == 0 and configs["any_5"].asking.whom == "any"
+    assert configs["alone"].asking.budget == 0 and configs["any_2"].asking.whom == "any"
     assert len({str(replace(c, asking=configs["alone"].asking)) for c in configs.values()}) == 1
 
 
