@@ -1,13 +1,14 @@
 """How little a teacher has to say: success against the share of turns that are a teacher's, asked by V or at random.
 
     python -m bench.asking                      all jobs, three seeds; the same command again goes on
-    python -m bench.asking --jobs hops
+    python -m bench.asking --jobs hops --arms v_2 any_2
     python -m bench.asking --quick
 
-From the same start as many episodes are played with a scripted expert at hand, who may say 0, 0.5, 1, 2 or 5% of all
-turns: asked where V says so, as `AskingConfig` has it, or (`any`, the control) wherever it is drawn. *Fully taught* is
-the same start after imitating the expert's demonstrations of 2,000 training tasks, or of all there are: every turn the
-teacher's. In the exam the learner is alone, on held-out tasks.
+From the same start as many episodes are played with a scripted expert at hand, who may say 1, 2 or 5% of all turns:
+asked where V says so, as `AskingConfig` has it, or (`any`, the control) wherever it is drawn. *Alone* there is no
+teacher, and the policy follows its gradient. *Fully taught* is the same start after imitating the expert's
+demonstrations of 2,000 training tasks, or of all there are: every turn the teacher's. In the exam the learner is alone,
+on held-out tasks.
 
 Writes bench/results/asking.json (`asking_teacher_steps_percent_<job>`: the least share of teacher turns with which the
 mean over seeds was at least 90% of that of the fully taught; absent where no budget was enough) and asking.png.
@@ -28,12 +29,12 @@ from journeyman.config import LearnConfig
 from journeyman.learn.school import SchoolConfig
 from journeyman.rollout.asking import AskingConfig
 
-BUDGETS = (0.005, 0.01, 0.02, 0.05)
-CONTROL = (0.01, 0.05)
+BUDGETS = (0.01, 0.02, 0.05)
+CONTROL = (0.02,)
 """Budgets of the control."""
 ENOUGH = 0.9
 """Of the fully taught learner's success."""
-SCHOOL = SchoolConfig(demonstrations=2000, updates=200)
+SCHOOL = SchoolConfig(demonstrations=2000, updates=AskingConfig().updates)
 ATTEMPTS = 3
 
 
@@ -72,7 +73,7 @@ def arm_name(budget: float, whom: str = "v") -> str:
 def configured(subject: Subject, asking: AskingConfig | None, seed: int, quick: bool) -> LearnConfig:
     """A run of that arm; one that is fully taught goes to school and is examined, and no more."""
     budget = 384 if quick else subject.budget
-    config = learning(subject.spec, seed, budget, exam_every=budget // 2, attempts=1 if quick else ATTEMPTS)
+    config = learning(subject.spec, seed, budget, exam_every=budget, attempts=1 if quick else ATTEMPTS)
     if asking is None:
         return replace(config, steps=0, school=replace(SCHOOL, updates=20) if quick else SCHOOL)
     return replace(config, asking=asking)
@@ -137,7 +138,9 @@ def draw(found: Mapping[str, Runs], file: Path) -> None:
         axis.axhline(whole, color="0.35", lw=1, label="fully taught")
         axis.axhline(ENOUGH * whole, color="0.35", lw=0.9, ls=(0, (4, 3)), label="90% of it")
         for prefix, label, color in (("v_", "asked by V", "#1f6feb"), ("any_", "asked at random", "#e8590c")):
-            there = ["alone", *(arm for arm in runs if arm.startswith(prefix))]
+            there = [arm for arm in runs if arm == "alone" or arm.startswith(prefix)]
+            if not there:
+                continue
             dots = [(100 * run.taught, 100 * run.curve.success[-1]) for arm in there for run in runs[arm].values()]
             means = [(fmean(100 * r.taught for r in runs[arm].values()), 100 * success(runs[arm])) for arm in there]
             axis.plot(*zip(*dots, strict=True), "o", ms=3.5, color=color, alpha=0.4, mew=0)
@@ -153,18 +156,18 @@ def draw(found: Mapping[str, Runs], file: Path) -> None:
 
 
 def play(job: str, options: argparse.Namespace) -> Runs:
-    """All runs of a job, seed by seed."""
-    subject = JOBS[job]
-    runs: Runs = {arm: {} for arm in arms(options.quick)}
+    """The job's runs of the arms that were asked for, seed by seed; the fully taught are always among them."""
+    subject, there = JOBS[job], arms(options.quick)
+    runs: Runs = {arm: {} for arm in there if arm == "taught" or arm in options.arms}
     for seed in options.seeds:
-        for arm, asking in arms(options.quick).items():
-            config = configured(subject, asking, seed, options.quick)
+        for arm in runs:
+            config = configured(subject, there[arm], seed, options.quick)
             runs[arm][seed] = played(config, f"asking-{job}-{arm}-{seed}", options.cache)
     return runs
 
 
 def main() -> None:
-    chosen = asked_for(__doc__, JOBS, HEADLINE)
+    chosen = asked_for(__doc__, JOBS, HEADLINE, arms(quick=False))
     results = Results("asking", seeds=chosen.seeds, quick=chosen.quick)
     found: dict[str, Runs] = {}
     for job in chosen.jobs:

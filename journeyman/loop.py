@@ -7,6 +7,7 @@
       branch    (if asked) go on from states that V is unsure of
       credit    turn outcomes and values into advantages
       update    teach V what became of the episodes, move the policy by the advantages
+      imitate   (instead, where a teacher is asked) now and then study what was worth imitating
       examine   (now and then) on splits never learned from
       save      (now and then) everything needed to continue
 
@@ -70,12 +71,12 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         metrics |= {f"{job}/value/trust": weight for job, weight in trusted.items()}
         lived = stages.usable([*episodes, *branches])
         metrics |= stages.update_value(s, lived, rng)
-        if usable and step >= config.warmup:
+        if usable and step >= config.warmup and s.teacher is None:
             played = stages.learned_from(s, sharpened(usable, found))
             advantages = assign(played, config.credit, trusted)
             metrics |= s.learner.update_policy(played, advantages, rng)
-            metrics |= stages.imitate(s, episodes, rng)
             stages.publish(s)
+        metrics |= stages.imitate(s, episodes, rng)
         stages.remember(s, lived)
         yield stages.log_step(s, [*episodes, *branches], metrics)
         yield from stages.examine_when_due(s)

@@ -45,6 +45,7 @@ class Progress:
         tokens: tokens of those episodes.
         turns: replies in them.
         taught: those of the replies that teachers gave.
+        studied: lessons that were there at the last study (learn/lessons.py).
         seconds: time spent so far, over all sittings.
         foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
         prospects: by job and for each of the last steps, how low V fell and what came of it (rollout/stopping.py).
@@ -56,6 +57,7 @@ class Progress:
     tokens: int = 0
     turns: int = 0
     taught: int = 0
+    studied: int = 0
     seconds: float = 0.0
     foresight: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
     prospects: dict[str, list[list[Prospect]]] = field(default_factory=dict[str, list[list[Prospect]]])

@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig, examine, splits_of
-from journeyman.exam.looking import knowing, mixed
+from journeyman.exam.looking import knowing, mixed, usable
 from journeyman.exam.platt import calibrate
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
@@ -30,7 +30,7 @@ from journeyman.jobs.agent import AgentJob
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
-from journeyman.learn.lessons import lessons, rehearse
+from journeyman.learn.lessons import due, lessons, study
 from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
@@ -81,7 +81,7 @@ class Learning:
     history: list[list[Trajectory]] = field(default_factory=list[list[Trajectory]])
     """Usable episodes of the last steps, oldest first: as many steps as V or the policy learns from again."""
     lessons: list[Trajectory] = field(default_factory=list[Trajectory])
-    """All episodes in which a teacher spoke, oldest first, as demonstrations."""
+    """Where a teacher is asked, all that is worth imitating, oldest first."""
     candidates: dict[str, list[Trajectory]] = field(default_factory=dict[str, list[Trajectory]])
     """By job, the prompts among which V chose what is practised in the present step; none where it did not choose."""
     collect_seconds: float = 0.0
@@ -168,7 +168,8 @@ def begin(
     publish(s)
     for step in range(max(progress.step - remembered(config), 0), progress.step):
         remember(s, usable(store.episodes(min_step=step, max_step=step)))
-    s.lessons = lessons(sorted(store.episodes(max_step=progress.step - 1, taught=True), key=lambda t: t.id))
+    if s.teacher is not None:
+        s.lessons = lessons(store.episodes(min_step=0, max_step=progress.step - 1))
     return s
 
 
@@ -332,9 +333,16 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
 
 
 def imitate(s: Learning, episodes: Sequence[Trajectory], rng: np.random.Generator) -> Record:
-    """Learn what teachers said in this step's episodes and in all before."""
+    """Where a teacher is asked, gather what is worth imitating; when there is far more of it than before, study it."""
+    if s.teacher is None:
+        return {}
     s.lessons += lessons(episodes)
-    return rehearse(s.learner, s.lessons, s.config.asking.rehearsals, rng)
+    record: Record = {"policy/lessons": len(s.lessons)}
+    if s.progress.step >= s.config.warmup and due(len(s.lessons), s.progress.studied, s.config.school):
+        record |= study(s.learner, s.lessons, s.config.school, s.config.asking.updates, int(rng.integers(1 << 31)))
+        s.progress.studied = len(s.lessons)
+        publish(s)
+    return record
 
 
 def learned_from(s: Learning, fresh_ones: Sequence[Trajectory]) -> list[Trajectory]:
@@ -487,10 +495,3 @@ def native_engine(learner: Learner, *, slots: int, context: int) -> NativeEngine
 def new_learner(config: LearnConfig, policy: Decoder) -> Learner:
     """A learner that has not tried anything yet."""
     return Learner.start(policy, config.value if config.uses_value else None, config.updating)
-
-
-def usable(episodes: Iterable[Trajectory]) -> list[Trajectory]:
-    """Those that can be learned from (not failed, and something was sampled), in the order of their ids: the same in a
-    run that was continued, whose store has them in the order in which they ended."""
-    learnable = (t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any())
-    return sorted(learnable, key=lambda t: t.id)

@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -353,8 +353,8 @@ def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
 
 
 def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path) -> None:
-    asking = AskingConfig(budget=0.1, enough=1.0, replies=4, rehearsals=2)
-    config = replace(PRACTICE, asking=asking)
+    asking = AskingConfig(budget=0.1, enough=1.0, replies=4, updates=2)
+    config = replace(PRACTICE, asking=asking, school=SchoolConfig(demonstrations=0, batch=5))
     steps = [r for r in finish(config, tmp_path / "whole") if r["kind"] == "learn"]
     assert all(r["taught"] <= 0.1 * r["turns"] for r in steps)
     assert [r["hops,min_hops=2/taught"] > 0 for r in steps] == [False] + [True] * 5, "not during the warm-up"
@@ -362,9 +362,25 @@ def test_with_a_teacher_a_run_still_repeats_and_keeps_its_budget(tmp_path: Path)
         led = list(store.episodes(taught=True))
         assert sum(turn.by == "teacher" for t in led for turn in t.turns) == steps[-1]["taught"]
         assert all(t.step > 0 and t.turns[0].by == "teacher" for t in led), "exams have no teacher"
+        played = list(store.episodes(min_step=0))
+    gathered = [r["policy/lessons"] for r in steps]
+    assert gathered[-1] == sum(t.outcome.success or bool(len(t.taught)) for t in played)
+    studied = [r for r in steps if "policy/lesson_loss" in r]
+    assert len(studied) >= 2 and all(b["policy/lessons"] >= 2 * a["policy/lessons"] for a, b in pairwise(studied))
+    assert steps[-1]["policy/version"] == len(studied), "the policy learns by study alone"
     interrupt_at(5, config, tmp_path / "part")
     finish(config, tmp_path / "part")
     assert weights(tmp_path / "part") == weights(tmp_path / "whole")
+
+
+def test_where_a_teacher_leads_every_episode_v_learns_nothing_and_the_policy_does(tmp_path: Path) -> None:
+    asking = AskingConfig(budget=1.0, enough=9.0, updates=2, advance=9)
+    config = replace(PRACTICE, asking=asking, repeats=1, replay=1, value_warmup=0, credit=CreditConfig("blend"))
+    steps = [r for r in finish(config, tmp_path / "whole") if r["kind"] == "learn"]
+    job = config.jobs[0]
+    assert [r[f"{job}/taught"] for r in steps[:5]] == [0, 1, 1, 1, 1], "as soon as it is known how long episodes are"
+    assert ["value/loss" in r for r in steps[:5]] == [True, True, False, False, False], "it remembers one step"
+    assert [r["policy/lessons"] - steps[0]["policy/lessons"] for r in steps[:5]] == [0, 4, 8, 12, 16]
 
 
 def test_with_tasks_chosen_by_v_a_run_still_repeats_and_is_charged_for_what_v_read(tmp_path: Path) -> None:

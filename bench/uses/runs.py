@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,12 +95,16 @@ def _digest(config: LearnConfig) -> str:
     return digest.hexdigest()[:12]
 
 
-def asked_for(about: str | None, jobs: Mapping[str, object], headline: str) -> argparse.Namespace:
-    """The command line of a bench over these jobs: `jobs`, `seeds`, `cache` and `quick`, which plays the headline's job
-    with one seed."""
+def asked_for(
+    about: str | None, jobs: Mapping[str, object], headline: str, arms: Iterable[str] = ()
+) -> argparse.Namespace:
+    """The command line of a bench over these jobs: `jobs`, `arms` where there are several, `seeds`, `cache`
+    and `quick`, which plays the headline's job with one seed."""
     command = parser(about)
     command.set_defaults(seeds=[0, 1, 2])
     command.add_argument("--jobs", nargs="+", choices=list(jobs), default=list(jobs))
+    if names := list(arms):
+        command.add_argument("--arms", nargs="+", choices=names, default=names)
     command.add_argument("--cache", type=Path, default=CACHE, help="where runs under way and finished are kept")
     chosen = command.parse_args()
     if chosen.quick:

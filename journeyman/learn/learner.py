@@ -30,7 +30,7 @@ from journeyman.learn.losses.language import language_loss
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
 from journeyman.model.decoder import Decoder
-from journeyman.model.lora import is_adapted, plain_copy, rate
+from journeyman.model.lora import is_adapted, plain_copy, rate, reset
 from journeyman.model.value import ValueConfig, ValueFunction
 from journeyman.types import FloatArray, Trajectory
 
@@ -231,7 +231,7 @@ class Learner:
                 weight the loss is L(foreseen) + w (L(target) - L(foreseen)), which stopping does not change on average.
         """
         value, optimizer = self.value, self.value_optimizer
-        if value is None or optimizer is None:
+        if value is None or optimizer is None or not trajectories:
             return {}
         total, count_all = 0.0, 0
         parts = self.config.value_minibatches
@@ -281,6 +281,14 @@ class Learner:
         """Move the policy along the gradient that was accumulated, and what its keepers add; the gradient's norm."""
         self._keep()
         return self.policy_optimizer.step()
+
+    def start_again(self) -> None:
+        """Make the policy the reference again: all that it has learned since is forgotten."""
+        assert self.reference is not None
+        if is_adapted(self.policy):
+            reset(self.policy)
+        else:
+            self.policy.load_state_dict(self.reference.state_dict())
 
     # -- inside ----------------------------------------------------------------------------------------
 

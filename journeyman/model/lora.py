@@ -143,6 +143,13 @@ def adapt(policy: Decoder, config: LoRAConfig, seed: int) -> None:
             setattr(parent, target, Adapted(linear, config.rank, config.alpha, generator))
 
 
+def reset(policy: Decoder) -> None:
+    """Let the adapters change nothing, as at their beginning: B is 0."""
+    for module in policy.modules():
+        if isinstance(module, Adapted):
+            module.lora_B.data.zero_()
+
+
 def is_adapted(module: nn.Module) -> bool:
     """Whether there are adapters anywhere in it."""
     return any(isinstance(inner, Adapted) for inner in module.modules())

@@ -1,8 +1,8 @@
 """Asking: where V is low before an episode begins, a teacher leads the way, until V says that the policy can go on.
 
 The teacher says the first replies, and hands over once V has risen to `enough`, or after `replies` of them (guided
-roll-ins: 2204.02372). What it said is imitated (learn/lessons.py); what the policy makes of the rest is its own. As
-the policy learns the ends of episodes V rises there, and the teacher hands over sooner.
+roll-ins: 2204.02372). What it said is imitated, and so is what the policy says wherever it succeeds (learn/lessons.py).
+As the policy learns the ends of episodes V rises there, and the teacher hands over sooner.
 
 A budget is a promise: a step may spend what the turns of the steps before it have earned, less what teachers have said
 in them, and a teacher begins only where the budget lasts for all it may say. It may be spent in advance, for a teacher
@@ -43,13 +43,13 @@ class AskingConfig:
     whom: Literal["low", "any"] = "low"
     """`low`: those of the lowest V, as above. `any`: whoever is drawn, always for all `replies`: the control that does
     without V."""
-    rehearsals: int = 8
-    """Updates in each step that imitate what teachers have said so far, 32 episodes at a time."""
+    updates: int = 400
+    """Updates of each study of what teachers said, and of what the policy said itself where it succeeded."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.budget <= 1:
             raise UsageError(f"asking: budget must lie in [0, 1], got {self.budget}")
-        for name, least in (("advance", 0), ("replies", 1), ("rehearsals", 0)):
+        for name, least in (("advance", 0), ("replies", 1), ("updates", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"asking: {name} must be at least {least}, got {getattr(self, name)}")
 

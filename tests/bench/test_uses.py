@@ -56,8 +56,18 @@ def test_every_arm_differs_in_asking_alone() -> None:
     configs = {name: asking.configured(subject, how, 0, False) for name, how in arms.items()}
     taught = configs.pop("taught")
     assert taught.steps == 0 and taught.school.demonstrations == 2000
-    assert configs["alone"].asking.budget == 0 and configs["any_1"].asking.whom == "any"
+    assert configs["alone"].asking.budget == 0 and configs["any_2"].asking.whom == "any"
     assert len({str(replace(c, asking=configs["alone"].asking)) for c in configs.values()}) == 1
+
+
+def test_the_fully_taught_are_played_with_whatever_arms_are_asked_for(tmp_path: Path) -> None:
+    options = Namespace(quick=False, cache=tmp_path, seeds=[0, 1], arms=["v_5"])
+    with patch.object(asking, "played", return_value=run(0.5)) as play:
+        found = asking.play("hops", options)
+    assert {arm: list(by_seed) for arm, by_seed in found.items()} == {"taught": [0, 1], "v_5": [0, 1]}
+    assert [call.args[0].asking.budget for call in play.call_args_list] == [0, 0.05, 0, 0.05]
+    asking.draw({"hops": found}, tmp_path / "asking.png")
+    assert (tmp_path / "asking.png").exists()
 
 
 def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> None:

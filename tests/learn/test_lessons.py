@@ -10,8 +10,11 @@ import torch
 
 from journeyman.learn.credit import CreditConfig, assign, decisions, gae, lambda_returns
 from journeyman.learn.learner import Learner, UpdateConfig
-from journeyman.learn.lessons import lessons, rehearse
+from journeyman.learn.lessons import due, lessons, study
+from journeyman.learn.optimizer import OptimizerConfig
+from journeyman.learn.school import SchoolConfig
 from journeyman.model.decoder import Decoder, DecoderConfig
+from journeyman.model.lora import LoRAConfig, adapt
 from journeyman.types import Ending, Outcome, Trajectory
 from tests.learn.helpers import make_trajectory
 
@@ -66,12 +69,15 @@ def test_an_episode_that_the_teacher_played_alone_is_a_lesson_and_nothing_else()
     assert lesson.actions.tolist() == [2, 4, 6]
 
 
-def test_lessons_are_what_teachers_said() -> None:
+def test_lessons_are_what_teachers_said_and_what_succeeded() -> None:
     alone, helped = led("policy", "policy", "policy"), led("teacher", "policy", "policy")
-    broken = replace(helped, outcome=Outcome(0.0, Ending.FAILED))
-    (lesson,) = lessons([alone, helped, broken])
-    assert lesson.actions.tolist() == helped.taught.tolist() == [2]
-    assert not lesson.logprobs.any() and lesson.tokens is helped.tokens
+    lost = {name: replace(t, outcome=Outcome(0.0, Ending.TERMINATED)) for name, t in (("a", alone), ("h", helped))}
+    broken = replace(helped, outcome=Outcome(1.0, Ending.FAILED))
+    branch = replace(alone, group="step000001-0-b2")
+    played = [lost["h"], broken, alone, branch, lost["a"], helped]
+    found = lessons([replace(t, id=str(i)) for i, t in reversed(list(enumerate(played)))])
+    assert [(t.id, t.actions.tolist()) for t in found] == [("0", [2]), ("2", [2, 4, 6]), ("5", [2, 4, 6])]
+    assert not any(t.logprobs.any() for t in found) and found[0].tokens is helped.tokens
 
 
 def test_what_a_teacher_said_gets_no_policy_gradient() -> None:
@@ -87,19 +93,45 @@ def test_what_a_teacher_said_gets_no_policy_gradient() -> None:
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
 
 
+SCHOOL = SchoolConfig(batch=2, optimizer=OptimizerConfig(warmup=0))
+
+
 def test_what_a_teacher_said_becomes_likelier_and_nothing_else_is_asked_for() -> None:
-    t = led("teacher", "policy", "policy")
+    t = replace(led("teacher", "policy", "policy"), outcome=Outcome(0.0, Ending.TERMINATED))
     learner = make_learner()
     before = said(learner, t)
-    metrics = rehearse(learner, lessons([t]), 3, np.random.default_rng(0))
-    assert metrics["policy/taught_loss"] == pytest.approx(-before[1], abs=1e-5), "its first token is at position 2"
+    metrics = study(learner, lessons([t]), SCHOOL, 1, 0)
+    assert metrics == {"policy/lesson_loss": pytest.approx(-before[1], abs=1e-5)}, "its first token is at position 2"
     gain = said(learner, t) - before
-    assert gain[1] == gain.max() > 0.01
+    assert gain[1] == gain.max() > 0.01 and learner.version == 1
 
 
-def test_nothing_is_rehearsed_where_nobody_taught() -> None:
-    learner, rng = make_learner(), np.random.default_rng(0)
-    start = weights(learner)
-    assert rehearse(learner, [], 8, rng) == {} == rehearse(learner, lessons([led(*["policy"] * 3)]), 8, rng)
-    assert torch.equal(weights(learner), start)
-    assert rng.random() == np.random.default_rng(0).random(), "and no draw is made"
+def test_a_study_begins_anew() -> None:
+    """What was studied before leaves no trace but in the lessons."""
+    shown, other = lessons([led("teacher", "policy", "policy")]), lessons([led("policy", "policy", "policy")])
+    once, again = make_learner(), make_learner()
+    study(again, other, SCHOOL, 3, 0)
+    for learner in (once, again):
+        study(learner, shown, SCHOOL, 3, 1)
+    assert torch.equal(weights(once), weights(again))
+
+
+def test_with_adapters_a_policy_starts_again_as_well() -> None:
+    learner = make_learner()
+    adapt(learner.policy, LoRAConfig(rank=4), seed=0)
+    learner = Learner.start(learner.policy, None, learner.config)
+    shown = lessons([led("teacher", "policy", "policy")])
+    before = said(learner, shown[0])
+    study(learner, shown, SCHOOL, 3, 0)
+    assert said(learner, shown[0])[1] > before[1]
+    learner.start_again()
+    assert np.array_equal(said(learner, shown[0]), before)
+
+
+def test_a_study_is_due_with_a_batch_of_lessons_and_again_with_twice_as_many() -> None:
+    studied, at = 0, list[int]()
+    for count in range(100):
+        if due(count, studied, SchoolConfig(batch=10)):
+            studied = count
+            at.append(count)
+    assert at == [10, 20, 40, 80]

@@ -237,7 +237,7 @@ def test_a_job_without_an_expert_is_refused() -> None:
     [
         ({"budget": 1.5}, "budget must lie in"),
         ({"replies": 0}, "at least 1, got 0"),
-        ({"rehearsals": -1}, "got -1"),
+        ({"updates": 0}, "at least 1, got 0"),
         ({"advance": -1}, "got -1"),
     ],
 )
