@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from journeyman.api import open_model
+from journeyman.api import check_free, open_model
 from journeyman.config import LearnConfig, settled
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig, examine
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
-from journeyman.learn.distill import DistillConfig, watch
+from journeyman.learn.distill import SLOTS, DistillConfig, watch
 from journeyman.learn.distill import distill as distilled
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.merge import MergeConfig, check_readers, merge_models
@@ -28,8 +28,6 @@ from journeyman.model.tiny import is_tiny, untaught
 from journeyman.model.value import ValueFunction
 from journeyman.run import read_config
 from journeyman.stages import Record, native_engine
-
-SLOTS = 128
 
 
 @dataclass(frozen=True)
@@ -167,16 +165,6 @@ def jobs_of(models: Sequence[str], given: Sequence[str]) -> dict[str, str]:
                 )
             teachers[name] = model
     return teachers
-
-
-def check_free(folder: Path) -> None:
-    """Refuse to write over what is there.
-
-    Raises:
-        UsageError: the place is taken.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not an empty folder", fix="choose another")
 
 
 def _learned(model: str) -> list[str]:

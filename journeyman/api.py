@@ -27,6 +27,16 @@ from journeyman.stages import Record, native_engine
 from journeyman.types import Trajectory
 
 
+def check_free(folder: Path, fix: str = "choose another") -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        UsageError: the place is taken.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder", fix=fix)
+
+
 def school(
     lesson: str, out: Path | str, model: str = "tiny", config: SchoolConfig | None = None, seed: int = 0
 ) -> Iterator[Record]:
@@ -41,8 +51,7 @@ def school(
     """
     config = config or SchoolConfig()
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not an empty folder", fix="choose another with --out")
+    check_free(out, "choose another with --out")
     torch.manual_seed(seed)
     started = time.monotonic()
     is_text = lesson.endswith(".txt")

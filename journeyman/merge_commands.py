@@ -54,13 +54,14 @@ class Merge:
 
     def __call__(self) -> None:
         from journeyman import amalgamate
+        from journeyman.api import check_free
 
         by_weights: Method = self.start if self.method == "distill" else self.method
         config = MergeConfig(by_weights, self.scale, self.density, self.threshold, self.seed)
         if self.jobs and self.method != "distill":
             raise UsageError("merge: --jobs is of no use without playing", fix="add --method distill, or leave it out")
         if self.method == "distill":
-            amalgamate.check_free(self.into)
+            check_free(self.into)
             teachers = amalgamate.jobs_of(self.models, self.jobs)
             start = amalgamate.merged_weights(self.models, self.base, config)
             follow(amalgamate.distill(teachers, self.into, start, self.distill, self.seed), self.json)

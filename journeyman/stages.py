@@ -22,12 +22,13 @@ from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig, examine, splits_of
-from journeyman.exam.looking import knowing, mixed, usable
+from journeyman.exam.looking import knowing, mixed
 from journeyman.exam.platt import calibrate
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
 from journeyman.jobs.agent import AgentJob
 from journeyman.jobs.base import Job
+from journeyman.learn.batch import usable
 from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
 from journeyman.learn.lessons import due, lessons, study

@@ -13,16 +13,7 @@ from journeyman.cli import main
 from journeyman.model.load import load, save
 from journeyman.model.value import ValueConfig, ValueFunction
 from journeyman.search.strategies import STRATEGIES
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(list(words))
-    except SystemExit as error:
-        code = int(error.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, " ".join(err.split())
+from tests.commands import command
 
 
 @pytest.mark.parametrize(
@@ -71,7 +62,7 @@ def test_mistakes_are_shown_with_their_fix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, *words)
+    code, _, err = command(capsys, *words)
     assert code == 2 and "Traceback" not in err
     assert says in err
     assert not (tmp_path / "runs").exists()
@@ -81,12 +72,12 @@ def test_a_rank_that_no_matrix_has(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, "learn", "maze", "--model", "tiny,width=16,heads=2", "--lora.rank", "17")
+    code, _, err = command(capsys, "learn", "maze", "--model", "tiny,width=16,heads=2", "--lora.rank", "17")
     assert code == 2 and "smaller side of q_proj, 16" in err and "Fix:" in err
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "--help")
+    code, out, _ = command(capsys, "--help")
     assert code == 0 and "examples:" in out
 
 
@@ -95,26 +86,26 @@ def test_learn_takes_its_options_from_the_command_line(capsys: pytest.CaptureFix
         "--steps 1 --tasks 2 --repeats 2 --school.demonstrations 4 --school.updates 2 --exam.tasks 2 --lora.rank 4"
     )
     words = f"learn maze,size=3 --model tiny,width=16,heads=2,layers=1 {options} --exam.splits test --json".split()
-    code, out, err = run(capsys, *words, "--context", "256", "--run", str(tmp_path / "run"))
+    code, out, err = command(capsys, *words, "--context", "256", "--run", str(tmp_path / "run"))
     assert code == 0, err
     kinds = [json.loads(line)["kind"] for line in out.splitlines()]
     assert kinds == ["school", "school", "exam", "learn", "exam"]
     assert (tmp_path / "run" / "report.html").exists()
     assert json.loads((tmp_path / "run" / "model" / "adapter" / "adapter_config.json").read_text())["r"] == 4
-    code, out, _ = run(capsys, "trace", str(tmp_path / "run"), "--json", "--count", "2")
+    code, out, _ = command(capsys, "trace", str(tmp_path / "run"), "--json", "--count", "2")
     assert code == 0 and len(out.splitlines()) == 2
 
 
 def test_merge_writes_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Of a model and itself the average is that model; distilled by itself it stays near."""
     out = str(tmp_path / "merged")
-    code, _, err = run(capsys, "merge", "apprentice", "apprentice", "--into", out)
+    code, _, err = command(capsys, "merge", "apprentice", "apprentice", "--into", out)
     assert code == 0 and "it has no value function" in err
     ours, theirs = (load(name).model.state_dict() for name in (out, "apprentice"))
     assert all(torch.allclose(tensor, theirs[name]) for name, tensor in ours.items())
     options = "--method distill --distill.steps 1 --distill.tasks 2"
     words = f"{options} --jobs maze,size=3 hops --json".split()
-    code, lines, err = run(capsys, "merge", out, "apprentice", "--into", str(tmp_path / "both"), *words)
+    code, lines, err = command(capsys, "merge", out, "apprentice", "--into", str(tmp_path / "both"), *words)
     assert code == 0, err
     [record] = [json.loads(line) for line in lines.splitlines()]
     assert record["kind"] == "distill" and abs(record["policy/divergence"]) < 1e-2
@@ -132,7 +123,7 @@ def test_value_answers_line_by_line(
 
     def value_of(text: str, *words: str) -> tuple[int, list[dict[str, object]], str]:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        code, out, err = run(capsys, "value", str(tmp_path / "model"), *words)
+        code, out, err = command(capsys, "value", str(tmp_path / "model"), *words)
         return code, [json.loads(line) for line in out.splitlines()], err
 
     answer = {"id": "a", "value": 0.5, "raw": 0.5, "turns": [0.5, 0.5]}
@@ -147,20 +138,20 @@ def test_value_answers_line_by_line(
 
 
 def test_exam_thinks_longer_and_says_how(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "exam", "--help")
+    code, out, _ = command(capsys, "exam", "--help")
     assert code == 0 and all(f"{name}:" in out for name in STRATEGIES), "help says which there are, and what they do"
     words = "exam apprentice maze,size=3,max_turns=6 --think 3 --strategy stepwise --tasks 3 --splits test --json"
-    code, out, err = run(capsys, *words.split())
+    code, out, err = command(capsys, *words.split())
     assert code == 0, err
     (result,) = [json.loads(line) for line in out.splitlines()]
     assert (result["think"], result["strategy"], result["value_tokens"]) == (3, "stepwise", 0)
 
 
 def test_a_new_job_works_as_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run(capsys, "new", str(tmp_path / "mine.py"))[0] == 0
-    code, out, _ = run(capsys, "jobs", "validate", f"{tmp_path / 'mine.py'}:MyJob", "--tasks", "20", "--json")
+    assert command(capsys, "new", str(tmp_path / "mine.py"))[0] == 0
+    code, out, _ = command(capsys, "jobs", "validate", f"{tmp_path / 'mine.py'}:MyJob", "--tasks", "20", "--json")
     assert code == 0 and all(not json.loads(line)["problems"] for line in out.splitlines())
-    assert run(capsys, "new", str(tmp_path / "mine.py"))[0] == 2
+    assert command(capsys, "new", str(tmp_path / "mine.py"))[0] == 2
 
 
 def test_bench_runs_a_script_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,5 +170,5 @@ def test_bench_says_that_an_installed_package_has_no_scripts(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("journeyman.cli.REPOSITORY", tmp_path)
-    code, _, err = run(capsys, "bench", "demo")
+    code, _, err = command(capsys, "bench", "demo")
     assert code == 2 and "not of the installed package" in err and "Fix: clone the repository" in err

@@ -7,22 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from journeyman.cli import main
 from journeyman.experience import Store
 from journeyman.release.evidence import Sample
 from journeyman.release.gate import GateConfig, judge
 from journeyman.release.registry import Registry
+from tests.commands import command
 from tests.experience.helpers import make
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["release", *words])
-    except SystemExit as error:
-        code = int(error.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, " ".join(err.split())
+    return command(capsys, "release", *words)
 
 
 @pytest.fixture

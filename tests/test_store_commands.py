@@ -8,19 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from journeyman.cli import main
 from journeyman.experience import Feedback, Store
+from tests.commands import command
 from tests.experience.helpers import START, make, served
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["store", *words])
-    except SystemExit as error:
-        code = int(error.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, " ".join(err.split())
+    return command(capsys, "store", *words)
 
 
 @pytest.fixture

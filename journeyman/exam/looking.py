@@ -1,22 +1,15 @@
-"""A step's episodes: which can be learned from, and what they say of the policy and of V before either does."""
+"""What a step's episodes say of the policy and of V, before either learns from them (docs/metrics.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from journeyman.exam.calibration import value_at
 from journeyman.exam.stats import auc, explained_variance
-from journeyman.types import Ending, Trajectory
-
-
-def usable(episodes: Iterable[Trajectory]) -> list[Trajectory]:
-    """Those that can be learned from (not failed, and something was sampled), in the order of their ids: the same in a
-    run that was continued, whose store has them in the order in which they ended."""
-    learnable = (t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any())
-    return sorted(learnable, key=lambda t: t.id)
+from journeyman.types import Trajectory
 
 
 def mixed(episodes: Sequence[Trajectory]) -> float:

@@ -9,7 +9,7 @@ Shapes: N flat tokens, F features, A sampled tokens of all trajectories, K state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from journeyman.kernels.attention import Layout, Segment
 from journeyman.model.decoder import Packed
 from journeyman.model.value import HEARD, heard
-from journeyman.types import FloatArray, Trajectory
+from journeyman.types import Ending, FloatArray, Trajectory
 
 Indices = npt.NDArray[np.intp]
 
@@ -62,6 +62,19 @@ class Batch:
     foreseen_K: Tensor
     weight_K: Tensor
     places: tuple[Indices, ...]
+
+
+def usable(episodes: Iterable[Trajectory]) -> list[Trajectory]:
+    """Those that can be learned from (not failed, and something was sampled), in the order of their ids: the same in a
+    run that was continued, whose store has them in the order in which they ended."""
+    learnable = (t for t in episodes if t.outcome.ending is not Ending.FAILED and t.mask.any())
+    return sorted(learnable, key=lambda t: t.id)
+
+
+def mini_batches(size: int, parts: int, rng: np.random.Generator, epochs: int = 1) -> Iterator[Indices]:
+    """So many trajectories in random order, cut into at most `parts` parts alike in size; anew in each epoch."""
+    for _ in range(epochs):
+        yield from np.array_split(rng.permutation(size), min(parts, size))
 
 
 def micro_batches(trajectories: Sequence[Trajectory], budget: int) -> list[Indices]:

@@ -23,7 +23,7 @@ from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
-from journeyman.learn.batch import collate, micro_batches
+from journeyman.learn.batch import collate, micro_batches, mini_batches, usable
 from journeyman.learn.credit import CreditConfig, lambda_returns
 from journeyman.learn.learner import Learner, Metrics
 from journeyman.learn.losses.divergence import Direction, divergence_loss
@@ -32,13 +32,13 @@ from journeyman.learn.school import SchoolConfig, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.render import Renderer
 from journeyman.rollout.runner import attempts, rollout
-from journeyman.types import Ending, Task, Trajectory
+from journeyman.types import Task, Trajectory
 
 Teachers = Mapping[str, Decoder]
 """By the job that each teaches."""
 
 SLOTS = 128
-"""Episodes of a teacher at once."""
+"""Episodes at once."""
 
 FROM_SCRATCH = 2000
 """Episodes that show a student which knows nothing how a job goes."""
@@ -151,8 +151,7 @@ def pull(
     if not trajectories:
         return {}
     total, tokens = 0.0, 0
-    order = rng.permutation(len(trajectories))
-    for part in np.array_split(order, min(minibatches, len(order))):
+    for part in mini_batches(len(trajectories), minibatches, rng):
         chosen = [trajectories[i] for i in part]
         count = sum(int(t.mask.sum()) for t in chosen)
         total += add_divergence(learner, chosen, teachers, 1 / count, direction)
@@ -202,8 +201,7 @@ def play(
 ) -> list[Trajectory]:
     """Episodes of the tasks that can be learned from, in the order of their ids."""
     orders = attempts(tasks, repeats=repeats, prefix=prefix, seed=seed, step=step)
-    played = rollout(engine, renderer, jobs, orders)
-    return sorted((t for t in played if t.outcome.ending is not Ending.FAILED and t.mask.any()), key=lambda t: t.id)
+    return usable(rollout(engine, renderer, jobs, orders))
 
 
 def success(played: Sequence[Trajectory], job: str) -> float:

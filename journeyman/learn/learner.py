@@ -12,19 +12,18 @@ mini-batch, so the result does not depend on how it was cut (2503.20783).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from journeyman import machine
 from journeyman.errors import UsageError
 from journeyman.kernels.whole import has_tiles
-from journeyman.learn.batch import Batch, collate, micro_batches
+from journeyman.learn.batch import Batch, collate, micro_batches, mini_batches
 from journeyman.learn.importance import truncated_weights
 from journeyman.learn.losses.language import language_loss
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
@@ -188,7 +187,7 @@ class Learner:
         sums: defaultdict[str, float] = defaultdict(float)
         tokens, norms = 0, list[float]()
         stopped = 0.0
-        for part in self._minibatches(len(trajectories), self.config.policy_epochs, self.config.minibatches, rng):
+        for part in mini_batches(len(trajectories), self.config.minibatches, rng, self.config.policy_epochs):
             chosen = [trajectories[i] for i in part]
             count = sum(int(t.mask.sum()) for t in chosen)
             if not count:
@@ -235,7 +234,7 @@ class Learner:
             return {}
         total, count_all = 0.0, 0
         parts = self.config.value_minibatches
-        for part in self._minibatches(len(trajectories), self.config.value_epochs, parts, rng):
+        for part in mini_batches(len(trajectories), parts, rng, self.config.value_epochs):
             chosen = [trajectories[i] for i in part]
             batches = [
                 collate(
@@ -354,13 +353,6 @@ class Learner:
         """Hidden states [A, D] in which the sampled tokens were chosen, as the model sees them."""
         with self.autocast():
             return model.model.packed(batch.packed)[batch.state_A]
-
-    def _minibatches(
-        self, size: int, epochs: int, parts: int, rng: np.random.Generator
-    ) -> Iterator[npt.NDArray[np.intp]]:
-        for _ in range(epochs):
-            order = rng.permutation(size)
-            yield from (part for part in np.array_split(order, min(parts, size)))
 
     def autocast(self) -> torch.autocast:
         """The arithmetic that the learner computes in."""

@@ -46,14 +46,15 @@ class Rollout:
         """Where it stands."""
         return State.of(self.store.events())
 
-    def resume(self) -> None:
-        """Set the traffic to what the log says: after a start, or whenever in doubt."""
+    def resume(self) -> State | None:
+        """Set the traffic to what the log says: after a start, or whenever in doubt. Returns where it stands."""
         events = self.store.events()
         state, release = State.of(events), Book.of(events).aliases.get("release")
         if state is not None and state.under_way:
             self.traffic.set_shares(state.shares, state.shadow)
         elif release is not None:
             self.traffic.set_shares({release: 1.0})
+        return state
 
     def begin(
         self, candidate: int, plan: RolloutPlan | None = None, *, gate: float = 0.0, power: Power | None = None
@@ -137,8 +138,7 @@ class Rollout:
 
     def _do(self, act: Decide) -> State | None:
         self.store.happen(act).result()
-        self.resume()
-        return self.state()
+        return self.resume()
 
 
 def overtaken(state: State, book: Book) -> Decision | None:
