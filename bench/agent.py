@@ -26,7 +26,7 @@ EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
 SCHOOL = ("--demonstrations", "4000", "--updates", "1200", "--batch", "64")
 RATE = ("--optimizer.learning-rate", "3e-3")
-STEPS, HELD_OUT = 8, 60
+STEPS, HELD_OUT = 40, 60
 
 
 def journeyman(*words: str | Path) -> None:
