@@ -200,6 +200,13 @@ class Metric:
 REWARD = Metric("reward", "float", "episode", "max", 0.0, 1.0)
 """The metric that every store knows: how good the episode was. Episodes are listed with it."""
 
+SHADOW = Metric("shadow", "float", "turn", "max", -1.0, 1.0)
+"""How much better the release's V judges what a shadow would have answered; -1 where it broke, 0 without V. It lies on
+the release's turn, so that it is erased with it, and nobody said it: it counts as nobody's feedback, and nothing learns
+from it."""
+SHADOW_KEY = "shadow"
+"""The key under which it is kept, which no client has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feedback:

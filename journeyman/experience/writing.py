@@ -19,7 +19,7 @@ from journeyman.experience.codec import canonical, digest, encode
 from journeyman.experience.log import PAGE, Entry, append, clear
 from journeyman.experience.outcomes import ENDINGS, vote
 from journeyman.experience.query import feedback_of, known_metrics, turn_before
-from journeyman.experience.records import REWARD, Feedback, Metric, ServedTurn
+from journeyman.experience.records import REWARD, SHADOW, Feedback, Metric, ServedTurn
 from journeyman.experience.schema import EPISODES, LOG, MENTIONS, VERSIONS
 from journeyman.experience.served_codec import decode_feedback, encode_feedback, encode_turn
 from journeyman.experience.statements import (
@@ -203,7 +203,7 @@ def give(connection: Connection, feedback: Feedback, under_way: bool) -> Feedbac
     number = append(connection, [entry])
     for id, row in rows.items():
         at = feedback.at if row is None or row.updated is None else max(row.updated, feedback.at)
-        values = {"last": number, "updated": at, "feedback": (0 if row is None else row.feedback) + 1}
+        values = {"last": number, "updated": at, "feedback": (0 if row is None else row.feedback) + _said([feedback])}
         if row is None:
             values |= {"first": number, "origin": "unseen"}
         if (row is None or row.origin != "learning") and feedback.metric == REWARD.name and feedback.value is not None:
@@ -231,6 +231,11 @@ def _check(connection: Connection, feedback: Feedback, row: Row[Any] | None, und
         metric.check(feedback.value)
         if (metric.level == "turn") != (feedback.turn is not None):
             raise UsageError(f"the metric {metric.name!r} is of a {metric.level}, and the feedback is of another")
+
+
+def _said(feedback: Sequence[Feedback]) -> int:
+    """How many pieces somebody gave."""
+    return sum(one.metric != SHADOW.name for one in feedback)
 
 
 def _reward(feedback: Sequence[Feedback], id: str) -> float | None:
@@ -278,7 +283,7 @@ def erase(connection: Connection, wanted: Erasure) -> int:
     for id in touched:  # others that the feedback was about, too
         left = feedback_of(connection, id)
         one = EPISODES.c.id == id
-        connection.execute(update(EPISODES).where(one).values(feedback=len(left)))
+        connection.execute(update(EPISODES).where(one).values(feedback=_said(left)))
         not_graded = EPISODES.c.origin != "learning"
         connection.execute(update(EPISODES).where(one, not_graded).values(reward=_reward(left, id)))
     return len(gone)

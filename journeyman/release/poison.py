@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from journeyman.errors import UsageError
-from journeyman.experience.records import REWARD, Feedback
+from journeyman.experience.records import REWARD, SHADOW, Feedback
 from journeyman.release.sequential import evidence_above
 
 
@@ -75,11 +75,11 @@ def sift(
     """Leave out what may be poisoned.
 
     Args:
-        feedback: of all keys, in any order.
+        feedback: of all keys, in any order; what shadows answered is none, and is left out without a word.
         referee: by episode, the reward in [0, 1] that somebody says who is trusted more than any key.
     """
     config = config or PoisonConfig()
-    given = sorted(feedback, key=lambda f: (f.at, f.id))
+    given = sorted((f for f in feedback if f.metric != SHADOW.name), key=lambda f: (f.at, f.id))
     by_key: dict[str, list[Feedback]] = {}
     for one in given:
         by_key.setdefault(one.key, []).append(one)

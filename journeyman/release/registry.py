@@ -8,8 +8,10 @@ way to it. Any number of processes; each change is decided against everything be
 from __future__ import annotations
 
 import importlib.metadata
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from journeyman.errors import UnknownName, UsageError
@@ -73,9 +75,7 @@ class Registry:
                     reason="they are in quarantine",
                     fix="leave them out (Registry.barred), or lift the quarantine",
                 )
-            record = asdict(replace(version, number=len(book.versions) + 1))
-            del record["at"]
-            return [Event("version", record)]
+            return [Event("version", _record(replace(version, number=len(book.versions) + 1)))]
 
         new = self._change(decide)
         if new:
@@ -83,6 +83,25 @@ class Registry:
         found = self.book().known(digest)
         assert found is not None
         return found
+
+    def take_over(self, file: Path) -> None:
+        """Versions that servers of before there was a registry numbered by themselves, in a `versions.json`, in their
+        order, so that episodes' numbers keep their meaning. Nothing happens without the file, or where versions are
+        known already.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        try:
+            kept: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
+            taken = [Version(n, one["digest"], one["source"]) for n, one in enumerate(kept, 1)]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"the versions in {file} cannot be read", reason=str(error), fix="restore it") from error
+
+        def decide(book: Book) -> list[Event]:
+            return [] if book.versions else [Event("version", _record(version)) for version in taken]
+
+        self._change(decide)
 
     def point(self, alias: Alias, version: str | int | None, why: str = "") -> Version | None:
         """Let an alias point to a version from now on; None: to nothing.
@@ -202,6 +221,13 @@ class Registry:
 
     def _change(self, decide: Callable[[Book], list[Event]]) -> list[Event]:
         return self.store.happen(lambda events: decide(Book.of(events))).result()
+
+
+def _record(version: Version) -> dict[str, Any]:
+    """As its event has it, whose time is the version's."""
+    record = asdict(version)
+    del record["at"]
+    return record
 
 
 def show_runs(entries: Runs) -> str:

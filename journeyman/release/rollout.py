@@ -6,13 +6,14 @@
     State.of(events)          where the rollout stands; nothing else holds state
     decide(state, evidence)   what happens next and why: go on, wait, roll back
 
-What writes the decisions down and moves the traffic is `steering.py`. Each decision holds the numbers it was made by.
+What writes the decisions down is `steering.py`. Each decision holds the numbers it was made by.
 
 What is tested at every look, as often as one likes (sequential.py): each guardrail is a figure in which more is better.
 Blocks of neighbouring episodes pair the candidate's with the release's, so that a bad hour of the service is a bad hour
 for both. A guardrail alarms when it is refuted that the candidate is as good (e-value at least guardrails / alarm); a
 stage is passed when it is shown for every one that it is not worse than by `margin`, and when it has lasted. A unit (a
-user, or an episode) counts once, with its first episode: its others are like it.
+user, or an episode) counts once, with its first episode: its others are like it. While the candidate is a shadow nobody
+sees its answers, so nobody says what became of them: that stage has guardrails of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 
 from journeyman.errors import UsageError
 from journeyman.experience.journal import Event
+from journeyman.experience.records import SHADOW
 from journeyman.release.gate import LADDER, Power, Rung, granted
 from journeyman.release.sequential import evidence_above, evidence_below, shared
 
@@ -62,7 +64,9 @@ class RolloutPlan:
     risk: float = 0.05
     """Chance that a candidate that is worse by a margin is released."""
     guardrails: tuple[Guardrail, ...] = (Guardrail("reward"),)
-    """What is watched."""
+    """What is watched once it has a share."""
+    shadow: tuple[Guardrail, ...] = (Guardrail(SHADOW.name, margin=0.1, low=-1.0, high=1.0),)
+    """What is watched before."""
     ladder: tuple[Rung, ...] = LADDER
     """Which share takes how much evidence; the gate's or that of the traffic itself."""
 
@@ -75,8 +79,19 @@ class RolloutPlan:
                 raise UsageError(f"rollout: {name} must lie between 0 and 1, got {getattr(self, name)}")
         if not 1 <= self.least <= self.most:
             raise UsageError(f"rollout: least must lie in 1 to most, got {self.least} and {self.most}")
-        if not self.guardrails:
+        if not self.guardrails or not (self.shadow or self.shares[0]):
             raise UsageError("rollout: nothing is watched", fix="name a guardrail")
+
+    @property
+    def begins_unseen(self) -> bool:
+        """Whether the first stage is a shadow's."""
+        return not self.shares[0]
+
+    @property
+    def alarms(self) -> dict[Guardrail, float]:
+        """The chance of a false alarm that each guardrail may take, whatever the stage."""
+        rails = (*(self.shadow if self.begins_unseen else ()), *self.guardrails)
+        return dict(zip(rails, shared(self.alarm, [rail.weight for rail in rails]), strict=True))
 
 
 class Phase(StrEnum):
@@ -138,6 +153,22 @@ class State:
         if self.phase is Phase.ROLLED_BACK:
             return 0.0
         return self.plan.shares[self.stage]
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the stage is a shadow's."""
+        return self.plan.begins_unseen and not self.stage
+
+    @property
+    def guardrails(self) -> tuple[Guardrail, ...]:
+        """By which the stage is decided."""
+        return self.plan.shadow if self.unseen else self.plan.guardrails
+
+    @property
+    def least(self) -> int:
+        """Units without which the stage is not left: each counts through all stages with the same guardrails."""
+        before = self.stage if not self.plan.begins_unseen or self.unseen else self.stage - 1
+        return self.plan.least * (before + 1)
 
     @property
     def shares(self) -> dict[int, float]:
@@ -243,9 +274,9 @@ def pair(seen: Sequence[Observed], name: str, candidate: int, release: int) -> t
 
 
 def read(state: State, seen: Sequence[Observed]) -> tuple[Reading, ...]:
-    """All guardrails at one look."""
+    """The stage's guardrails at one look."""
     readings: list[Reading] = []
-    for rail in state.plan.guardrails:
+    for rail in state.guardrails:
         ours, theirs = pair(seen, rail.name, state.candidate, state.release)
         differences = np.subtract(ours, theirs)
         reach = rail.high - rail.low
@@ -272,13 +303,12 @@ def decide(state: State, seen: Sequence[Observed]) -> Decision:
     if state.phase is not Phase.RUNNING:
         return Decision("wait", f"it is {state.phase}")
     readings = read(state, seen)
-    levels = shared(plan.alarm, [rail.weight for rail in plan.guardrails])
-    for reading, level in zip(readings, levels, strict=True):
-        if reading.refuted >= -math.log(level):
+    for reading, rail in zip(readings, state.guardrails, strict=True):
+        if reading.refuted >= -math.log(plan.alarms[rail]):
             return Decision("roll back", f"{reading.name} is worse: {_told(reading)}", readings)
     here = min(reading.pairs for reading in readings)
-    if here < plan.least * (state.stage + 1):
-        return Decision("wait", f"{here} of {plan.least * (state.stage + 1)} units", readings)
+    if here < state.least:
+        return Decision("wait", f"{here} of {state.least} units", readings)
     weakest = min(readings, key=lambda reading: reading.shown)
     following = plan.shares[state.stage + 1]
     last = state.stage + 2 == len(plan.shares)
@@ -300,10 +330,14 @@ def _told(r: Reading) -> str:
 
 def read_plan(kept: Mapping[str, Any]) -> RolloutPlan:
     """A plan, back from JSON."""
-    rails = tuple(Guardrail(**rail) for rail in kept["guardrails"])
+    rails = {
+        name: tuple(Guardrail(**rail) for rail in kept[name])
+        for name in ("guardrails", "shadow")
+        if name in kept  # plans of before there were shadows have none
+    }
     ladder = tuple(Rung(rung["evidence"], read_power(rung["power"])) for rung in kept["ladder"])
     plain = {name: kept[name] for name in ("least", "most", "alarm", "risk")}
-    return RolloutPlan(shares=tuple(kept["shares"]), guardrails=rails, ladder=ladder, **plain)
+    return RolloutPlan(shares=tuple(kept["shares"]), ladder=ladder, **rails, **plain)
 
 
 def read_power(kept: Mapping[str, Any]) -> Power:

@@ -1,33 +1,63 @@
-"""Drives a rollout: writes each decision into the journal, then moves the traffic.
+"""Steers a rollout: writes each decision into the journal. What the traffic then is follows from it (`course`).
 
-The log comes first. Whoever is killed between the two sets the traffic from the log when they come back: no version is
-ever half released. What the server sees of it is one method (`Traffic`), which may be called again at any time.
+The log is the only truth. Who decides writes into it and touches no traffic; who answers requests follows it
+(serve/following.py), whenever they come: no version is ever half released, whoever is killed when.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from journeyman.errors import UsageError
 from journeyman.experience.journal import Decide, Event
 from journeyman.experience.outcomes import Episode
-from journeyman.experience.records import EpisodeFilter
+from journeyman.experience.records import SHADOW, SHADOW_KEY, EpisodeFilter
 from journeyman.experience.store import Store
 from journeyman.release.book import Book
 from journeyman.release.gate import Power
 from journeyman.release.rollout import Decision, Observed, Phase, Reading, RolloutPlan, State, decide
 
 
-class Traffic(Protocol):
-    """Who answers requests. The server implements it."""
+@dataclass(frozen=True)
+class Course:
+    """What the traffic should be. ``Course({1: 0.95, 2: 0.05}, None, {2: Power(tokens=1024)})``
 
-    def set_shares(self, shares: Mapping[int, float], shadow: int | None = None) -> None:
-        """From now on give each version its share of new units (a unit that has a version keeps it while that has a
-        share), and the shadow the same requests again, whose answers nobody sees. The same again changes nothing."""
-        ...
+    Attributes:
+        shares: of each version that answers, of new units (a unit that has a version keeps it while that has a share).
+        shadow: the version that answers the same again, unseen.
+        powers: what a version may do; one that is not named, all.
+    """
+
+    shares: Mapping[int, float]
+    shadow: int | None = None
+    powers: Mapping[int, Power] = field(default_factory=dict[int, Power])
+
+    @property
+    def versions(self) -> set[int]:
+        """All that have to be there."""
+        return {*self.shares, *([] if self.shadow is None else [self.shadow])}
+
+
+def course(events: Sequence[Event]) -> Course | None:
+    """What the traffic should be, by all events so far; None where there never was a release. A rollout that something
+    else has ended counts as ended at once, before anybody has written that down."""
+    state, book = State.of(events), Book.of(events)
+    if state is not None and state.under_way and overtaken(state, book) is None:
+        return Course(state.shares, state.shadow, {state.candidate: state.power})
+    release = book.aliases.get("release")
+    return None if release is None else Course({release: 1.0})
+
+
+TROUBLE = "trouble"
+"""Topic of the events by which who follows the log says that it cannot: a version that cannot be served."""
+
+
+def trouble(version: int, why: str) -> Event:
+    """A version cannot be served. A rollout of it is rolled back at the next look."""
+    return Event(TROUBLE, {"version": version, "why": why})
 
 
 class Rollout:
@@ -35,26 +65,14 @@ class Rollout:
 
     Args:
         store: whose journal holds it.
-        traffic: moved after each decision, and on construction, so that it is what the log says.
     """
 
-    def __init__(self, store: Store, traffic: Traffic) -> None:
-        self.store, self.traffic = store, traffic
-        self.resume()
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def state(self) -> State | None:
         """Where it stands."""
         return State.of(self.store.events())
-
-    def resume(self) -> State | None:
-        """Set the traffic to what the log says: after a start, or whenever in doubt. Returns where it stands."""
-        events = self.store.events()
-        state, release = State.of(events), Book.of(events).aliases.get("release")
-        if state is not None and state.under_way:
-            self.traffic.set_shares(state.shares, state.shadow)
-        elif release is not None:
-            self.traffic.set_shares({release: 1.0})
-        return state
 
     def begin(
         self, candidate: int, plan: RolloutPlan | None = None, *, gate: float = 0.0, power: Power | None = None
@@ -94,7 +112,7 @@ class Rollout:
         return self._do(act)
 
     def look(self, seen: Sequence[Observed]) -> Decision:
-        """Decide by what was seen since it began, write the decision down, move the traffic."""
+        """Decide by what was seen since it began (`observed`), and write the decision down."""
         decision = Decision("wait", "nothing is being rolled out")
 
         def act(events: Sequence[Event]) -> list[Event]:
@@ -102,7 +120,7 @@ class Rollout:
             state = State.of(events)
             if state is None:
                 return []
-            decision = overtaken(state, Book.of(events)) or decide(state, seen)
+            decision = overtaken(state, Book.of(events)) or _troubled(state, events) or decide(state, seen)
             if decision.what == "wait":
                 return []
             return self._events(state, decision.what, decision.why, decision.readings)
@@ -138,7 +156,7 @@ class Rollout:
 
     def _do(self, act: Decide) -> State | None:
         self.store.happen(act).result()
-        return self.resume()
+        return self.state()
 
 
 def overtaken(state: State, book: Book) -> Decision | None:
@@ -152,6 +170,17 @@ def overtaken(state: State, book: Book) -> Decision | None:
     return None
 
 
+def _troubled(state: State, events: Sequence[Event]) -> Decision | None:
+    """Whether the candidate could not be served since the rollout began."""
+    if not state.under_way:
+        return None
+    begun = next(index for index, event in enumerate(events) if event.id == state.id)
+    for event in events[begun:]:
+        if event.topic == TROUBLE and event.data["version"] == state.candidate:
+            return Decision("roll back", f"the candidate cannot be served: {event.data['why']}")
+    return None
+
+
 def _number(value: Any) -> Any:
     """For JSON, which knows no infinity and no NaN."""
     return value if not isinstance(value, float) or math.isfinite(value) else None
@@ -160,16 +189,30 @@ def _number(value: Any) -> Any:
 def observed(store: Store, state: State) -> Iterator[Observed]:
     """What the store knows of the episodes that were served since a rollout began, in the order in which they began.
 
-    Figures: `reward` and every other metric of episodes that somebody gave; `kept`: 0 where something of ours broke. An
-    episode counts for a version that made all of it, and that was drawn by lot: who asks for the candidate by name is
-    no random sample of anybody. The unit is the user; where none is named, the episode.
+    The unit is the user; where none is named, the episode. Two kinds of figures, each for stages of its own:
+
+    - Of a canary, `reward` and every other metric by which somebody said something, and `kept`: 0 where something of
+      ours broke. An episode counts for the version that made all of it, and only where that was drawn by lot, with a
+      probability below 1; the release's, too. So neither those count who asked for a version by name, nor those who
+      asked for more than the candidate may do (and got the release, whoever they are), nor what was answered before the
+      candidate had a share: they are no sample of the same users.
+    - Of a shadow, `shadow`: each turn that the candidate answered again is a pair, its figure and the release's 0.
     """
-    metrics = store.metrics()
+    metrics = {name: metric for name, metric in store.metrics().items() if name != SHADOW.name}
     for episode in store.every(EpisodeFilter(origin="served", since=state.at)):
-        versions = episode.summary.versions
+        unit, versions = episode.summary.user or episode.summary.id, episode.summary.versions
+        for figure in _shadowed(episode, state.candidate):
+            yield Observed(unit, state.candidate, {SHADOW.name: figure})
+            yield Observed(unit, state.release, {SHADOW.name: 0.0})
         drawn = all(span.probability < 1 for turn in episode.turns for span in turn.spans)
-        if len(versions) == 1 and (drawn or versions[0] == state.release):
-            yield Observed(episode.summary.user or episode.summary.id, versions[0], _figures(episode, metrics))
+        if len(versions) == 1 and drawn:
+            yield Observed(unit, versions[0], _figures(episode, metrics))
+
+
+def _shadowed(episode: Episode, candidate: int) -> list[float]:
+    """How the candidate did as a shadow, turn by turn."""
+    ours = [f for f in episode.feedback if f.metric == SHADOW.name and f.key == SHADOW_KEY]
+    return [float(f.value) for f in ours if f"version {candidate}" in f.tags and f.value is not None]
 
 
 def _figures(episode: Episode, metrics: Mapping[str, Any]) -> dict[str, float]:

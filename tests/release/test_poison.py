@@ -7,6 +7,7 @@ import pytest
 
 from journeyman.errors import UsageError
 from journeyman.experience import Feedback
+from journeyman.experience.records import SHADOW, SHADOW_KEY
 from journeyman.release.poison import PoisonConfig, sift
 
 
@@ -55,3 +56,10 @@ def test_impossible_limits_are_refused() -> None:
     for wrong in ({"share": 0.0}, {"alarm": 1.0}, {"burst": 0}):
         with pytest.raises(UsageError):
             PoisonConfig(**wrong)
+
+
+def test_what_a_shadow_answered_is_nobodys_feedback() -> None:
+    honest, _ = said("honest", 20, wrong=0)
+    shadows = [Feedback(f"e{i}", value=-1.0, metric=SHADOW.name, key=SHADOW_KEY, at=2000 + i / 100) for i in range(99)]
+    found = sift([*honest, *shadows])
+    assert set(found.kept) == set(honest) and found.suspicions == ()

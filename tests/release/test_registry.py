@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -156,3 +157,19 @@ def test_a_changed_decision_is_found(registry: Registry, tmp_path: Path) -> None
     raw.close()
     (problem,) = registry.store.verify()
     assert problem.startswith("the event ") and problem.endswith("is not as it was written")
+
+
+def test_what_servers_had_numbered_themselves_keeps_its_numbers(registry: Registry, tmp_path: Path) -> None:
+    file = tmp_path / "versions.json"
+    registry.take_over(file)  # there is none
+    kept = [{"number": n, "digest": f"{n}" * 64, "source": f"runs/{n}", "since": 1.0} for n in (1, 2)]
+    file.write_text(json.dumps(kept))
+    registry.take_over(file)
+    registry.take_over(file)  # once is enough
+    new = registry.add("3" * 64, "runs/3", parents=[2])
+    known = registry.book().versions
+    assert {n: v.source for n, v in known.items()} == {1: "runs/1", 2: "runs/2", 3: "runs/3"} and new.number == 3
+    assert registry.add("2" * 64, "elsewhere") == known[2]
+    file.write_text("{}x")
+    with pytest.raises(UsageError, match="cannot be read"):
+        registry.take_over(file)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from journeyman.errors import UsageError
-from journeyman.experience import Feedback, Metric, Store, VersionSpan
+from journeyman.experience import Feedback, Metric, ServedTurn, Store, VersionSpan
+from journeyman.experience.records import SHADOW, SHADOW_KEY
 from journeyman.release.gate import Power
 from journeyman.release.registry import Registry
-from journeyman.release.rollout import Decision, Guardrail, Observed, Phase, RolloutPlan, State, decide, pair
-from journeyman.release.steering import Rollout, observed
+from journeyman.release.rollout import (
+    Decision,
+    Guardrail,
+    Observed,
+    Phase,
+    RolloutPlan,
+    State,
+    decide,
+    pair,
+    read_plan,
+)
+from journeyman.release.steering import Course, Rollout, course, observed, trouble
 from tests.experience.helpers import served
 
 PLAN = RolloutPlan(shares=(0.0, 0.05, 0.5, 1.0), least=10, most=2000)
 ONLY = RolloutPlan(shares=(0.5, 1.0), least=10, most=600)
 
 
-class Recorded:
-    """Traffic that only remembers."""
-
-    def __init__(self) -> None:
-        self.now: tuple[dict[int, float], int | None] = ({}, None)
-
-    def set_shares(self, shares: Mapping[int, float], shadow: int | None = None) -> None:
-        self.now = (dict(shares), shadow)
+def now(registry: Registry) -> tuple[dict[int, float], int | None]:
+    """What the traffic should be."""
+    found = course(registry.store.events())
+    assert found is not None
+    return dict(found.shares), found.shadow
 
 
 def family(registry: Registry) -> None:
@@ -49,38 +58,72 @@ def episodes(rng: np.random.Generator, n: int, worse: float, share: float = 0.5,
     return made
 
 
+def shadowed(rng: np.random.Generator, n: int, worse: float) -> list[Observed]:
+    """So many users whose first answer the candidate gave again, worse by so much in the eyes of the release's V."""
+    figures = np.clip(rng.normal(-worse, 0.2, n), -1, 1)
+    return [
+        Observed(f"user{i}", version, {"shadow": value})
+        for i, figure in enumerate(figures)
+        for version, value in ((2, float(figure)), (1, 0.0))
+    ]
+
+
 def test_the_whole_way_to_the_release(registry: Registry) -> None:
     family(registry)
-    traffic = Recorded()
-    rollout = Rollout(registry.store, traffic)
-    assert traffic.now == ({1: 1.0}, None)
+    assert course([]) is None
+    rollout = Rollout(registry.store)
+    assert now(registry) == ({1: 1.0}, None)
     rollout.begin(2, PLAN, gate=10.0, power=Power(tokens=64))
-    assert traffic.now == ({1: 1.0}, 2)  # shadow: nobody sees it
+    assert now(registry) == ({1: 1.0}, 2)  # shadow: nobody sees it
+    assert rollout.look(shadowed(np.random.default_rng(0), 9, worse=0.0)).why == "9 of 10 units"
+    assert rollout.look(shadowed(np.random.default_rng(0), 40, worse=0.0)).what == "advance"
+    assert now(registry) == ({1: 0.95, 2: 0.05}, None)
+    found = course(registry.store.events())
+    assert found == Course({1: 0.95, 2: 0.05}, None, {2: Power(tokens=64)})
     seen, decided = episodes(np.random.default_rng(0), 4000, worse=-0.05), list[str]()
     for n in range(20, len(seen), 200):
         decision = rollout.look(seen[:n])
         decided += [decision.what] if decision.what != "wait" else []
-        if len(decided) == 1:
-            assert traffic.now == ({1: 0.95, 2: 0.05}, None)
-    assert decided == ["advance"] * 3 and traffic.now == ({2: 1.0}, None)
+    assert decided == ["advance"] * 2 and course(registry.store.events()) == Course({2: 1.0})
     state = rollout.state()
     assert state is not None and (state.phase, state.power, state.plan) == (Phase.RELEASED, Power(tokens=64), PLAN)
     assert registry.book().aliases == {"release": 2}
     events = [e for e in registry.store.events() if e.topic == "rollout"]
     assert [e.data["what"] for e in events] == ["begin", "advance", "advance", "advance"]
+    assert [e.data["readings"][0]["name"] for e in events[1:]] == ["shadow", "reward", "reward"]
     assert all(e.data["readings"][0]["pairs"] >= 10 for e in events[1:]) and registry.store.verify() == []
+
+
+def test_a_bad_shadow_never_answers_anybody(registry: Registry) -> None:
+    family(registry)
+    rollout = Rollout(registry.store)
+    rollout.begin(2, PLAN, gate=10.0)
+    decision = rollout.look(shadowed(np.random.default_rng(0), 80, worse=0.4))
+    assert decision.what == "roll back" and decision.why.startswith("shadow is worse")
+    assert course(registry.store.events()) == Course({1: 1.0})
 
 
 def test_a_worse_one_is_rolled_back(registry: Registry) -> None:
     family(registry)
-    traffic = Recorded()
-    rollout = Rollout(registry.store, traffic)
+    rollout = Rollout(registry.store)
     rollout.begin(2, ONLY, gate=10.0)
     decision = rollout.look(episodes(np.random.default_rng(0), 600, worse=0.4))
     assert decision.what == "roll back" and decision.why.startswith("reward is worse: 0.391 against 0.828")
-    assert traffic.now == ({1: 1.0}, None) and registry.book().aliases == {"release": 1}
+    assert now(registry) == ({1: 1.0}, None) and registry.book().aliases == {"release": 1}
     assert rollout.look([]).why == "it is rolled back"
     rollout.begin(3, ONLY)  # and the next one may try
+
+
+def test_one_that_cannot_be_served_is_rolled_back(registry: Registry) -> None:
+    family(registry)
+    rollout, happen = Rollout(registry.store), registry.store.happen
+    happen(lambda _: [trouble(2, "an earlier rollout's")]).result()
+    rollout.begin(2, PLAN)
+    happen(lambda _: [trouble(1, "another version's")]).result()
+    assert rollout.look([]).what == "wait"
+    happen(lambda _: [trouble(2, "no such folder")]).result()
+    rollout.act("pause", "in the middle of it")
+    assert rollout.look([]) == Decision("roll back", "the candidate cannot be served: no such folder")
 
 
 def test_false_alarms_stay_under_their_level() -> None:
@@ -138,55 +181,44 @@ def test_what_takes_too_long_is_given_up() -> None:
     assert decision.what == "roll back" and "cannot be shown" in decision.why
 
 
-def test_killed_between_log_and_traffic_it_goes_on_from_the_log(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    class Dying(Recorded):
-        def set_shares(self, shares: Mapping[int, float], shadow: int | None = None) -> None:
-            if 2 in shares:
-                raise Killed
-            super().set_shares(shares, shadow)
-
+def test_who_follows_later_finds_all_in_the_log(tmp_path: Path) -> None:
+    """Whoever decided is gone; the traffic follows from what they wrote down."""
     with Store(tmp_path / "experience.sqlite") as store:
         family(Registry(store))
-        with pytest.raises(Killed):
-            Rollout(store, Dying()).begin(2, ONLY)
+        Rollout(store).begin(2, ONLY)
     with Store(tmp_path / "experience.sqlite") as store:
-        traffic = Recorded()
-        assert Rollout(store, traffic).state() is not None
-        assert traffic.now == ({1: 0.5, 2: 0.5}, None)
+        assert course(store.events()) == Course({1: 0.5, 2: 0.5}, None, {2: Power()})
 
 
 def test_people_may_pause_and_overrule(registry: Registry) -> None:
     family(registry)
-    traffic = Recorded()
-    rollout = Rollout(registry.store, traffic)
+    rollout = Rollout(registry.store)
     with pytest.raises(UsageError, match="cannot pause now: nothing is being rolled out"):
         rollout.act("pause", "")
     rollout.begin(2, PLAN)
     with pytest.raises(UsageError, match="version 2 is being rolled out"):
         rollout.begin(3, PLAN)
     rollout.act("pause", "a holiday")
-    assert rollout.look(episodes(np.random.default_rng(0), 600, worse=0.5)).what == "wait"
+    assert rollout.look(shadowed(np.random.default_rng(0), 600, worse=0.5)).what == "wait"
     with pytest.raises(UsageError, match="cannot advance now: the rollout is paused"):
         rollout.act("advance", "")
     rollout.act("resume", "back")
     rollout.act("advance", "I know it")
-    assert traffic.now == ({1: 0.95, 2: 0.05}, None)
+    assert now(registry) == ({1: 0.95, 2: 0.05}, None)
     rollout.act("roll back", "a complaint")
-    assert traffic.now == ({1: 1.0}, None)
+    assert now(registry) == ({1: 1.0}, None)
 
 
 @pytest.mark.parametrize("why", ["quarantine", "release"])
 def test_what_was_decided_elsewhere_ends_it(registry: Registry, why: str) -> None:
     family(registry)
-    rollout = Rollout(registry.store, Recorded())
+    rollout = Rollout(registry.store)
     rollout.begin(2, PLAN)
     if why == "quarantine":
         registry.quarantine(2, "bad data")
     else:
         registry.point("release", 3)
+    assert course(registry.store.events()) == Course({1 if why == "quarantine" else 3: 1.0})  # before anybody looked
     assert rollout.look([]).what == "roll back"
     with pytest.raises(UsageError):
         rollout.begin(2 if why == "quarantine" else 3, PLAN)
@@ -196,26 +228,54 @@ def test_the_store_tells_what_was_seen(registry: Registry) -> None:
     family(registry)
     store = registry.store
     store.declare(Metric("seconds", "float", "episode", "min", 0, 10))
-    Rollout(store, Recorded()).begin(2, PLAN)
+    store.declare(SHADOW)
+    Rollout(store).begin(2, PLAN)
     state = State.of(store.events())
     assert state is not None
     at = state.at + 1
-    drawn = (VersionSpan(2, 0, 2, probability=0.05),)
-    good = served(user="ada", started=at, ended=at, spans=drawn)
-    named = served(version=2, started=at, ended=at)
-    broken = served(version=1, finish="error", error="x", started=at + 1, ended=at + 2)
-    before = served(version=1, started=at - 100, ended=at - 99)
-    store.record([good, named, broken, before]).result()
+
+    def turn(version: int, probability: float, began: float = at, **others: Any) -> ServedTurn:
+        spans = (VersionSpan(version, 0, 2, probability),)
+        return served(started=began, ended=began, spans=spans, **others)
+
+    good, named = turn(2, 0.05, user="ada"), turn(2, 1.0)
+    broken, by_power = turn(1, 0.95, at + 1, finish="error", error="x"), turn(1, 1.0)
+    before = turn(1, 0.95, at - 100)
+    store.record([good, named, broken, by_power, before]).result()
     store.give(Feedback(good.episode, value=1)).result()
+    for turned, key, tag in (
+        (by_power, SHADOW_KEY, "version 2"),
+        (good, SHADOW_KEY, "version 3"),  # an earlier shadow's
+        (named, "0123456789ab", "version 2"),  # a client's
+    ):
+        said = Feedback(turned.episode, turn=turned.id, metric="shadow", value=-0.5, key=key, tags=("shadow", tag))
+        store.give(said).result()
     found: Sequence[Observed] = list(observed(store, state))
     assert found == [
         Observed("ada", 2, {"kept": 1.0, "reward": 1.0}),
         Observed(broken.episode, 1, {"kept": 0.0}),
+        Observed(by_power.episode, 2, {"shadow": -0.5}),
+        Observed(by_power.episode, 1, {"shadow": 0.0}),
     ]
+    assert store.whole(by_power.episode).summary.feedback == 0  # nobody said it
+
+
+def test_plans_of_before_there_were_shadows_are_read() -> None:
+    kept = asdict(replace(PLAN, guardrails=(Guardrail("kept"),)))
+    assert read_plan(kept) == replace(PLAN, guardrails=(Guardrail("kept"),))
+    del kept["shadow"]
+    assert read_plan(kept).shadow == RolloutPlan().shadow
 
 
 def test_plans_refuse_the_impossible() -> None:
-    for wrong in ({"shares": (0.5, 0.1, 1.0)}, {"shares": (0.1,)}, {"alarm": 0.0}, {"least": 0}, {"guardrails": ()}):
+    for wrong in (
+        {"shares": (0.5, 0.1, 1.0)},
+        {"shares": (0.1,)},
+        {"alarm": 0.0},
+        {"least": 0},
+        {"guardrails": ()},
+        {"shadow": ()},
+    ):
         with pytest.raises(UsageError):
             replace(PLAN, **wrong)
     assert Decision("wait", "").readings == ()
