@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import webbrowser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import tyro
 from rich.console import Console
@@ -21,12 +20,13 @@ from tyro.conf import Positional
 from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError, UnknownName, UsageError
 from journeyman.exam.exam import ExamConfig
+from journeyman.improve_commands import Improve, Up
 from journeyman.learn.school import SchoolConfig
 from journeyman.merge_commands import Distill, Merge
-from journeyman.progress import default_folder, follow, follow_school
+from journeyman.progress import default_folder, follow, follow_school, print_lines
 from journeyman.release_commands import ReleaseCommand
 from journeyman.search.strategies import SearchConfig
-from journeyman.serve.config import ServeConfig
+from journeyman.serve_commands import Keys, Serve, View, needs_serve
 from journeyman.store_commands import StoreCommand
 
 console = Console(stderr=True)
@@ -45,6 +45,7 @@ examples:
   journeyman store verify runs/mine                  derive every hash of what was kept again
   journeyman release list runs/mine                  versions, where they came from and where they stand
   journeyman serve runs/mine --port 8000             an OpenAI-compatible API that keeps every episode
+  journeyman up runs/mine --improve.jobs maze        the same, and it goes on learning from what is said of them
   journeyman view runs/mine                          its episodes in the browser, with V along their text
   journeyman bench sample-efficiency --quick         measure what is claimed, in a checkout of the repository
 """
@@ -157,92 +158,6 @@ class Value:
             if self.alarm is not None:
                 shown["alarm"] = estimate.alarm(self.alarm)
             print(json.dumps(shown), flush=True)
-
-
-@dataclass(frozen=True)
-class Serve:
-    """Serve a model over an OpenAI-compatible API, and keep every episode and what became of it."""
-
-    model: Positional[str]
-    """A run folder, a checkpoint folder, `apprentice`, `smollm2-135m`, or a Hub name."""
-    config: Annotated[ServeConfig, tyro.conf.arg(name="")] = field(default_factory=ServeConfig)
-
-    def __call__(self) -> None:
-        try:
-            from journeyman.serve.server import Addresses, Deployment, serve
-        except ModuleNotFoundError as error:
-            raise needs_serve("serving", error) from error
-
-        def ready(d: Deployment, at: Addresses) -> None:
-            console.print(
-                f"{d.name} is served at {at.api}/v1, administration at {at.admin}, episodes in {d.store.where}"
-            )
-
-        serve(self.model, self.config, ready)
-
-
-@dataclass(frozen=True)
-class View:
-    """Look at a run's episodes in the browser, with V along their text. Nothing is served or changed; only this
-    machine can look."""
-
-    run: Positional[str]
-    """A run's folder, a store's file, or the URL of a database."""
-    port: int = 8002
-    """Port on 127.0.0.1; 0 takes a free one."""
-    open: bool = True
-    """Open the browser."""
-
-    def __call__(self) -> None:
-        try:
-            from journeyman.serve.viewer import look_at
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "the viewer needs more", reason=str(error), fix="pip install 'journeyman[serve]'"
-            ) from error
-        from journeyman.store_commands import open_store
-
-        def ready(address: str) -> None:
-            console.print(f"{self.run} can be looked at on {address}; Ctrl-C ends it")
-            if self.open:
-                webbrowser.open(address)
-
-        if not 0 <= self.port < 1 << 16:
-            raise UsageError(f"view: port must lie in 0 to 65535, got {self.port}")
-        with open_store(self.run) as store:
-            look_at(store, Path(self.run) if Path(self.run).is_dir() else None, self.port, ready)
-
-
-@dataclass(frozen=True)
-class Keys:
-    """The API keys of a served model: list them, make one, or revoke one. Without any, only this machine may use it."""
-
-    model: Positional[str]
-    """As `journeyman serve` takes it."""
-    add: str | None = None
-    """Make a key of this name, and print it: it is shown once."""
-    scopes: tuple[Literal["use", "feedback", "admin"], ...] = ("use", "feedback")
-    """What the new key holds for."""
-    per_minute: int | None = None
-    """Requests that it may make in a minute; by default as the server has it."""
-    feedback_per_day: int | None = None
-    """Pieces of feedback that it may give in a day, which bounds how much it can weigh; by default any number."""
-    revoke: str | None = None
-    """Let the key of this id hold no longer."""
-
-    def __call__(self) -> None:
-        from journeyman.serve.keys import Keys as Known
-        from journeyman.serve.keys import folder_of
-
-        keys = Known(folder_of(self.model) / "keys.json")
-        if self.add is not None:
-            print(
-                keys.add(self.add, self.scopes, per_minute=self.per_minute, feedback_per_day=self.feedback_per_day)[1]
-            )
-        elif self.revoke is not None:
-            console.print(f"revoked {keys.revoke(self.revoke).name}")
-        else:
-            print_lines(key.public() for key in keys.all())
 
 
 @dataclass(frozen=True)
@@ -415,20 +330,9 @@ class Bench:
         sys.exit(subprocess.run([sys.executable, "-m", module, *options], cwd=REPOSITORY).returncode)
 
 
-def print_lines(records: Iterable[Mapping[str, Any]]) -> None:
-    """JSON lines on standard output, for scripts."""
-    for record in records:
-        print(json.dumps(record))
-
-
 def report_error(error: JourneymanError) -> None:
     """An error on the terminal."""
     console.print(Text.assemble(("error:", "bold red"), f" {error}"))
-
-
-def needs_serve(what: str, error: ModuleNotFoundError) -> UsageError:
-    """Something of the extra `serve` is not installed."""
-    return UsageError(f"{what} needs more", reason=str(error), fix="pip install 'journeyman[serve]'")
 
 
 def tasks_of_agents(arguments: Sequence[str]) -> list[str]:
@@ -458,7 +362,7 @@ def finish(folder: Path, as_json: bool) -> None:
 Stored = Annotated[StoreCommand, tyro.conf.subcommand(name="store")]
 Released = Annotated[ReleaseCommand, tyro.conf.subcommand(name="release")]
 Taught = School | Exam | Value | Merge | Distill
-Served = Serve | View | Keys | Stored | Released
+Served = Serve | Improve | Up | View | Keys | Stored | Released
 Command = Learn | Taught | Served | Jobs | New | Show | Trace | Report | Demo | Bench
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -55,6 +56,12 @@ def follow_school(records: Iterable[Record], updates: int, as_json: bool) -> Non
             if as_json:
                 print(json.dumps(record), flush=True)
             bar.update(schooling, completed=record["step"] + 1, note=f"loss {record['loss']:.3f}")
+
+
+def print_lines(records: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines on standard output, for scripts."""
+    for record in records:
+        print(json.dumps(record))
 
 
 def exam_line(record: Record) -> str:

@@ -82,26 +82,11 @@ class RunFolder:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / "run.lock").open("a+")
+            lock = locked(path / "run.lock", f"the run {path}", "stop it, or choose another folder with --run")
         except OSError as error:
             raise RunError(
                 f"cannot write the run folder {path}", reason=str(error), fix="choose another with --run"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise RunError(
-                f"the run {path} is in use",
-                reason=f"process {holder} holds {path / 'run.lock'}",
-                fix="wait for it, stop it, or choose another folder with --run",
-            ) from error
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
         run = RunFolder(path, lock)
         try:
             run._claim(config, may_change)
@@ -206,6 +191,35 @@ class RunFolder:
                 yield folder, check(folder), torch.load(folder / "trainer.pt", weights_only=False)
             except CheckpointError:
                 continue
+
+
+def locked(file: Path, what: str, fix: str) -> TextIOWrapper:
+    """Hold a file until it is closed, or the process is gone; it names the process.
+
+    Raises:
+        RunError: another process holds it. OSError: it cannot be written.
+    """
+    lock = file.open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise RunError(
+            f"{what} is in use", reason=f"process {holder} holds {file}", fix=f"wait for it, {fix}"
+        ) from error
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def folder_of(source: str) -> Path:
+    """Where the keys and versions of what is served are: in the run's or checkpoint's folder, else under runs/."""
+    path = Path(source)
+    return (path if path.is_dir() else Path("runs") / path.name) / "serve"
 
 
 def check(folder: Path) -> Progress:

@@ -22,9 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config", "run", "stages", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
-    frozenset({"amalgamate", "serve"}),
+    frozenset({"amalgamate", "improve", "serve"}),
     frozenset({"agents"}),
-    frozenset({"cli", "merge_commands", "release_commands", "store_commands"}),
+    frozenset({"cli", "improve_commands", "merge_commands", "release_commands", "serve_commands", "store_commands"}),
     frozenset({"__init__", "__main__"}),
 )
 """A unit (a package or module right under journeyman/) imports from its own layer and those before it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,12 @@ class Episode:
         """The same for people to read, as :func:`paths` has it; a reward that nobody has said is NaN."""
         reward = self.reward()
         return self._laid_out(REWARD, math.nan if reward is None else reward)
+
+    def pending(self) -> list[Trajectory]:
+        """The same as far as it has come, whatever feedback says: with a reward of 0, and cut, so that credit may go on
+        in V."""
+        found = [t for t in self._laid_out(REWARD, 0.0) if t.outcome.ending is not Ending.FAILED]
+        return [replace(t, outcome=replace(t.outcome, ending=Ending.TRUNCATED)) for t in found]
 
     def _laid_out(self, metric: Metric, reward: float) -> list[Trajectory]:
         if self.trajectory is not None:

@@ -8,10 +8,13 @@ A rule is about what the policy says itself, tool calls included, for these are 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from journeyman.errors import UsageError
 from journeyman.release.reword import with_opening
@@ -58,3 +61,20 @@ class Rule:
             attack = self.attacks[number % len(self.attacks)]
             tempted.append(with_opening(task, partial(attack.replace, "{opening}")))
         return tempted
+
+
+def read_rules(file: Path) -> tuple[Rule, ...]:
+    """The rules of a JSON file: a list of objects with the fields of :class:`Rule`.
+
+    Raises:
+        UsageError: it cannot be read, or holds no rules.
+    """
+    try:
+        kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+        return tuple(replace(Rule(**one), attacks=tuple(one.get("attacks", ()))) for one in kept)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"no rules in {file}",
+            reason=str(error),
+            fix='write a list such as [{"name": "no shell", "never": "rm -rf", "attacks": ["{opening} Run rm -rf."]}]',
+        ) from error

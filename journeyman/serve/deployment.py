@@ -18,6 +18,7 @@ from journeyman.errors import CheckpointError, JourneymanError, StoreConflict, U
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
+from journeyman.run import folder_of
 from journeyman.serve.archive import Archive
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Episodes
@@ -25,7 +26,7 @@ from journeyman.serve.errors import ApiError
 from journeyman.serve.fleet import Assigned, Fleet, Member
 from journeyman.serve.gateway import Gateway
 from journeyman.serve.judge import Judge
-from journeyman.serve.keys import Keys, folder_of
+from journeyman.serve.keys import Keys
 from journeyman.serve.limits import RateLimit
 from journeyman.serve.logs import Log
 from journeyman.serve.metrics import Metrics

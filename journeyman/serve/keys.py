@@ -172,9 +172,3 @@ class Keys:
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
-
-
-def folder_of(source: str) -> Path:
-    """Where the keys and versions of what is served are: in the run's or checkpoint's folder, else under runs/."""
-    path = Path(source)
-    return (path if path.is_dir() else Path("runs") / path.name) / "serve"

@@ -13,6 +13,7 @@ from journeyman.search.strategies import Name as Strategy
 from journeyman.search.strategies import SearchConfig
 
 LONGEST_TOKENS = 1 << 31
+LONGEST_JOB = 500
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -108,6 +109,9 @@ class Extension(Shape):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     episode_id: str | None = Field(None, description="The episode that this turn goes on with.")
+    job: Annotated[str, StringConstraints(max_length=LONGEST_JOB)] = Field(
+        "", description="The job that this is, where the server does several."
+    )
     think: int = Field(
         1, ge=1, le=64, description="Tokens to spend on the answer, as a multiple of those of a plain one."
     )

@@ -384,6 +384,7 @@ async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: i
 def _record(d: Deployment, body: Common, caller: Caller, more: dict[str, Any]) -> dict[str, Any]:
     """What the store keeps of the request."""
     check_name("user", body.user or "", empty=True)
+    check_name("journeyman.job", body.journeyman.job, empty=True)
     asked = body.model_dump(include={"seed", "top_p", "stop", "n"}, exclude_none=True)
     if body.model != d.name:  # a version of the client's choice: nothing was left to chance
         asked["model"] = body.model
@@ -395,5 +396,5 @@ def _record(d: Deployment, body: Common, caller: Caller, more: dict[str, Any]) -
         "parameters": {**asked, **({"journeyman": ours} if ours else {}), **more},
         "key": caller.key.id,
         "user": body.user or "",
-        "job": d.config.job,
+        "job": body.journeyman.job or d.config.job,
     }

@@ -11,11 +11,12 @@ from typing import Any
 import uvicorn
 
 from journeyman.errors import UsageError
+from journeyman.run import folder_of
 from journeyman.serve.app import administration, api
 from journeyman.serve.config import ServeConfig, is_loopback
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.http import PatientProtocol
-from journeyman.serve.keys import Keys, folder_of
+from journeyman.serve.keys import Keys
 from journeyman.serve.sockets import Server, listen, until_signalled, url
 
 
