@@ -5,8 +5,9 @@
 
 The agent is examples/agent/agent.py, written against the `openai` package alone, with a tool and several turns; a
 process of its own makes each attempt. The model that it starts with has watched a careful colleague fetch single
-things and a careless one fetch two (examples/agent/school.py), once for all seeds; the seed fixes the rest. In the
-held-out tasks things are wanted together that never were in training. Writes bench/results/agent.json and agent.png.
+things and a careless one fetch two (examples/agent/school.py), once for all seeds; the seed fixes the rest. Two splits
+are held out: `test`, tasks that are never asked in training, and `combined`, where things are wanted together that never
+were. Writes bench/results/agent.json and agent.png.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
 SCHOOL = ("--demonstrations", "4000", "--updates", "1200", "--batch", "64")
 RATE = ("--optimizer.learning-rate", "3e-3")
-STEPS, HELD_OUT = 40, 60
+STEPS, HELD_OUT = 40, 80
+SPLITS = {"test": "heldout", "combined": "combined"}
+"""What is examined, and what its figures are called."""
 
 
 def journeyman(*words: str | Path) -> None:
@@ -60,16 +63,18 @@ def record(results: Results, seed: int, folder: Path, seconds: float) -> None:
     """The figures of one seed."""
     steps = [r for r in read_lines(folder / "metrics.jsonl") if r["kind"] == "learn"]
     exams = read_lines(folder / "exams.jsonl")
-    (before,) = (exam for exam in exams if exam["step"] == 0)
-    after = max(exams, key=lambda exam: exam["step"])
-    middle, low, high = (100 * before[key] for key in ("success", "low", "high"))  # the same model for every seed
-    results.figure("agent_heldout_before_percent", middle, "percent", low=low, high=high)
-    results.sample("agent_heldout_after_percent", seed, 100 * after["success"], "percent", bounds=(0, 100))
+    shown: list[dict[str, Any]] = []
+    for split, name in SPLITS.items():
+        before, *_, after = sorted((e for e in exams if e["split"] == split), key=lambda e: e["step"])
+        middle, low, high = (100 * before[key] for key in ("success", "low", "high"))  # the same model for every seed
+        results.figure(f"agent_{name}_before_percent", middle, "percent", low=low, high=high)
+        results.sample(f"agent_{name}_after_percent", seed, 100 * after["success"], "percent", bounds=(0, 100))
+        keys = ("step", "split", "success", "low", "high", "tasks")
+        shown += [{key: exam[key] for key in keys} for exam in (before, after)]
     results.sample("agent_attempts", seed, steps[-1]["trajectories"], "attempts")
     results.sample("agent_seconds", seed, seconds, "s", bounds=(0, float("inf")))
     (name,) = (key for key in steps[0] if key.endswith("/success"))
     curve = [[step["trajectories"], step[name]] for step in steps]
-    shown = [{key: exam[key] for key in ("step", "success", "low", "high", "tasks")} for exam in (before, after)]
     results.detail(f"seed {seed}", {"curve": curve, "exams": shown})
 
 
@@ -84,11 +89,13 @@ def draw(seeds: dict[str, Any], file: Path) -> None:
     for number, (seed, found) in enumerate(sorted(seeds.items())):
         made = [attempts for attempts, _ in found["curve"]]
         (line,) = axis.plot(made, [100 * success for _, success in found["curve"]], lw=1.2, label=seed)
-        for exam, at in zip(found["exams"], (0, made[-1]), strict=True):
+        for exam in found["exams"]:
             middle, low, high = (100 * exam[key] for key in ("success", "low", "high"))
-            spread = [[middle - low], [high - middle]]
-            axis.errorbar([at + 4 * number], [middle], yerr=spread, fmt="o", ms=4, capsize=3, color=line.get_color())
-    axis.set(xlabel="attempts", ylabel="done, %", ylim=(0, 102), title="lines: in practice; points: held out")
+            spread, at = [[middle - low], [high - middle]], made[-1] * bool(exam["step"]) + 12 * number
+            mark = "o" if exam["split"] == "test" else "x"
+            axis.errorbar([at], [middle], yerr=spread, fmt=mark, ms=4, capsize=3, color=line.get_color())
+    axis.set(xlabel="attempts", ylabel="done, %", ylim=(0, 102))
+    axis.set_title("lines: in practice; o: held out; x: new combinations", fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, loc="lower right")
     figure.savefig(file, dpi=130)

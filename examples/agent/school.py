@@ -5,7 +5,7 @@
 A model that was trained on tool calls needs no such thing. This one knows no language at all; here it sees how calls
 are written and how a talk goes, as the server puts both. One colleague fetches single things, and knows where they are.
 The other fetches two at once, and in four cases of five opens whatever drawer comes to mind. How to fetch two things is
-left to trial and error, and what is wanted together in the held-out tasks is not even watched.
+left to trial and error, and no held-out task is watched.
 """
 
 import itertools
