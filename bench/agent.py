@@ -6,8 +6,8 @@
 The agent is examples/agent/agent.py, written against the `openai` package alone, with a tool and several turns; a
 process of its own makes each attempt. The model that it starts with has watched a careful colleague fetch single
 things and a careless one fetch two (examples/agent/school.py), once for all seeds; the seed fixes the rest. Two splits
-are held out: `test`, tasks that are never asked in training, and `combined`, where things are wanted together that never
-were. Writes bench/results/agent.json and agent.png.
+are held out: `test`, tasks that are never asked in training, and `combined`, where things are wanted together that
+never were. Writes bench/results/agent.json and agent.png.
 """
 
 from __future__ import annotations

@@ -29,8 +29,11 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "agent"
 def test_the_example_as_it_is(tmp_path: Path) -> None:
     made_here = subprocess.run([sys.executable, EXAMPLE / "tasks.py"], capture_output=True, text=True, check=True)
     tasks = [json.loads(line) for line in made_here.stdout.splitlines()]
-    pairs = {split: {frozenset(t["wanted"]) for t in tasks if t["split"] == split} for split in ("train", "test")}
-    assert pairs["test"] and not pairs["test"] & pairs["train"], "what is wanted together in `test` never is in `train`"
+    splits = {split: [t for t in tasks if t["split"] == split] for split in ("train", "test", "combined")}
+    asked = {split: {t["question"] for t in some} for split, some in splits.items()}
+    pairs = {split: {frozenset(t["wanted"]) for t in some} for split, some in splits.items()}
+    assert asked["test"] and not asked["test"] & asked["train"], "no held-out task is asked in training"
+    assert pairs["combined"] and not pairs["combined"] & pairs["train"], "nor what is wanted together in `combined`"
 
     call = '<tool_call>\n{{"name": "open", "arguments": {{"drawer": "{}"}}}}\n</tool_call>'
     task = tasks[0]
