@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +39,6 @@ import numpy as np
 import torch
 
 from bench.common import ROOT, Results, parser
-from bench.gate_jobs import Letters
 from journeyman.exam.stats import mean_interval
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.optimizer import OptimizerConfig
@@ -56,6 +56,9 @@ from journeyman.release.reword import reworded
 from journeyman.release.rollout import Observed, Phase, RolloutPlan, State, decide
 from journeyman.release.rules import Rule
 from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
+
+sys.path.append(str(ROOT / "examples" / "story"))
+from letters import Letters
 
 FOLDER = ROOT / "runs" / "gate"
 OLD, NEW = (Letters("sort"), Letters("reverse")), Letters("rise")

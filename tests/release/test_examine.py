@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit
 
-from bench.gate_jobs import Letters
+from journeyman.jobs.user import load_class
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.school import SchoolConfig, demonstrations, school
 from journeyman.model.load import LoadedModel
@@ -22,6 +23,8 @@ from journeyman.release.gate import GateConfig, Verdict
 from journeyman.release.gather import Player, audit, drift, play_both, regraded, right, rules, search, success
 from journeyman.release.probe import ask, fit, predicted, states
 from journeyman.release.rules import Rule
+
+Letters = load_class(str(Path(__file__).parents[2] / "examples" / "story" / "letters.py"), "Letters")
 
 JOB = Letters("sort")
 

@@ -1,4 +1,4 @@
-"""Three small jobs with more held-out tasks than a life of candidates uses up, for bench/gate.py.
+"""Three small jobs with more held-out tasks than a life of candidates uses up: for the story, and for bench/gate.py.
 
     sort     c a d b      ->  a b c d
     reverse  c a d b      ->  b d a c
@@ -58,3 +58,30 @@ class LettersEnv(Env):
 
     def expert(self) -> str:
         return self.answer
+
+
+class Sort(Letters):
+    """c a d b  ->  a b c d"""
+
+    about = "the letters in order"
+
+    def __init__(self) -> None:
+        super().__init__("sort")
+
+
+class Reverse(Letters):
+    """c a d b  ->  b d a c"""
+
+    about = "the letters backwards"
+
+    def __init__(self) -> None:
+        super().__init__("reverse")
+
+
+class Rise(Letters):
+    """c a d b  ->  d b e c"""
+
+    about = "each letter's next one"
+
+    def __init__(self) -> None:
+        super().__init__("rise")
