@@ -42,21 +42,26 @@ class Improve:
     """Let the improver that runs rest, and come back at once."""
     resume: bool = False
     """Let it go on, and come back at once."""
+    propose: str | None = None
+    """Propose a checkpoint as the next candidate, and come back at once: it is examined like its own."""
     status: bool = False
     """Say where it stands, and come back at once."""
     why: str = ""
-    """For the log, with --pause or --resume."""
+    """For the log, with --pause, --resume or --propose."""
     json: bool = False
     """Print what happens as JSON lines."""
 
     def __call__(self) -> None:
         from journeyman.improve import improver
 
-        if self.pause + self.resume + self.status > 1:
-            raise UsageError("improve: --pause, --resume and --status at once", fix="give one of them")
+        if self.pause + self.resume + self.status + (self.propose is not None) > 1:
+            raise UsageError("improve: --pause, --resume, --propose and --status at once", fix="give one of them")
         if self.pause or self.resume:
             improver.order(self.model, self.config.store, "pause" if self.pause else "resume", self.why)
             console.print("it rests from its next look on" if self.pause else "it goes on from its next look on")
+        elif self.propose is not None:
+            version = improver.propose(self.model, self.config.store, self.propose, self.why)
+            console.print(f"version {version.number} is the next candidate", highlight=False)
         elif self.status:
             print_standing(improver.standing(self.model, self.config.store), self.json)
         else:

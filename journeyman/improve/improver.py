@@ -22,6 +22,7 @@ import torch
 
 from journeyman.api import open_model
 from journeyman.config import ONE_TURN, LearnConfig, settled
+from journeyman.errors import UsageError
 from journeyman.experience.journal import Event
 from journeyman.experience.store import Store
 from journeyman.improve.config import ImproveConfig
@@ -36,6 +37,7 @@ from journeyman.learn.remember import Memory, memory_of
 from journeyman.model.load import LoadedModel, load, save
 from journeyman.model.render import Renderer
 from journeyman.model.weights import weights_digest
+from journeyman.release.book import Version
 from journeyman.release.evidence import ASPECTS, Aspect
 from journeyman.release.examine import Examination, Subject
 from journeyman.release.gate import Judgement, Verdict
@@ -355,6 +357,27 @@ def order(source: str, store: str, what: Literal["pause", "resume"], why: str) -
     """Let the improver of a deployment rest, or go on; it follows at its next look."""
     with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
         kept.happen(lambda _: [Event(TOPIC, {"what": what, "why": why})]).result()
+
+
+def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
+    """Make a checkpoint the next candidate.
+
+    Raises:
+        UsageError: there is a candidate already, or nothing to compare one with; CheckpointError: it does not fit.
+    """
+    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+        registry = Registry(kept)
+        now, aliases = Standing.of(kept.events()), registry.book().aliases
+        if now.candidate is not None:
+            raise UsageError(f"version {now.candidate} is the candidate", fix="wait until it is released or held back")
+        if "release" not in aliases:
+            raise UsageError(f"{source} was never served, so there is no release to compare with", fix="serve it first")
+        loaded = open_model(checkpoint)
+        check_readers(open_model(registry.book().find("release").source), loaded)
+        place = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
+        version = registry.add(weights_digest(loaded.model), place, parents=[aliases["release"]])
+        registry.point("candidate", version.number, why or f"proposed: {checkpoint}")
+        return version
 
 
 def standing(source: str, store: str = "") -> Standing:
