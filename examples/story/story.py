@@ -93,13 +93,13 @@ class Crowd:
             user=user,
             extra_body={"journeyman": {"job": name}},
         )
-        episode, version = reply.model_extra["episode_id"], reply.model_extra["journeyman"]["choices"][0]["version"]
+        episode, ours = reply.model_extra["episode_id"], reply.model_extra["journeyman"]["choices"][0]
         earned = env.step(reply.choices[0].message.content or "").reward
         said = {"episode_id": episode, "source": "human", "user": user}
         client.post("/feedback", body={**said, "value": earned}, cast_to=object)
         if not earned and rng.random() < CORRECTS:
             client.post("/feedback", body={**said, "correction": right}, cast_to=object)
-        self.answered[name, version].append(earned)
+        self.answered[name, ours["versions"][0]["version"]].append(earned)
 
     def table(self) -> list[str]:
         """Lines: how each version did at each job."""

@@ -21,19 +21,19 @@ from journeyman.release.rollout import Guardrail, RolloutPlan
 class PracticeSteps:
     """Trial and error on the jobs' own environments, beside what users say."""
 
-    steps: int = 10
-    """Learning steps at the jobs that are to get better; 0: none."""
-    tasks: int = 16
-    """Tasks of each job in one step."""
-    repeats: int = 4
-    """Episodes of each task in one step."""
-    rehearsal: int = 128
+    rounds: int = 2
+    """Rounds of trying the jobs that are to get better, and studying what went well; 0: none."""
+    tasks: int = 256
+    """Tasks of each such job in one round."""
+    repeats: int = 2
+    """Episodes of each task in one round."""
+    rehearsal: int = 256
     """Tasks of each job that the release plays beforehand: its successes are what is not to be forgotten."""
-    calibration: int = 400
-    """Tasks of each job that the candidate plays in the end, to calibrate its V."""
+    looks: int = 800
+    """Tasks of each job that the candidate plays in the end: half of them teach its V, half calibrate it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("tasks", 1), ("repeats", 1), ("rehearsal", 0), ("calibration", 0)):
+        for name, least in (("rounds", 0), ("tasks", 1), ("repeats", 1), ("rehearsal", 0), ("looks", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"practice: {name} must be at least {least}, got {getattr(self, name)}")
 
@@ -72,7 +72,8 @@ class ImproveConfig:
     candidates: int = 0
     """Stop after so many candidates have come to their end; 0: go on."""
     able: float = 0.9
-    """A job whose users give less than this on average is to get better: the candidate has to show it."""
+    """Jobs whose users give less than this on average are to get better. That the weakest of them has, and no other job
+    got worse, the candidate has to show."""
     seconds: float = 600.0
     """Longest time that one candidate learns."""
     share: float = 1.0
@@ -87,8 +88,10 @@ class ImproveConfig:
     """A checkpoint that grades practice token by token (on-policy distillation): a larger model of this tokenizer."""
     value_passes: int = 4
     """Passes of V over the episodes."""
-    imitation: int = 200
-    """Updates on corrections, teachers' answers and the policy's own successes; none where there are not any."""
+    imitation: int = 300
+    """Updates of one study of all lessons: corrections, teachers' answers, and the policy's own successes."""
+    memory: int = 1024
+    """Episodes by which each other job is remembered meanwhile."""
     preference_epochs: int = 2
     """Passes over the preferences."""
     context: int = 1024
@@ -118,6 +121,7 @@ class ImproveConfig:
             ("threads", 0),
             ("value_passes", 0),
             ("imitation", 0),
+            ("memory", 0),
             ("preference_epochs", 0),
             ("context", 2),
         ):

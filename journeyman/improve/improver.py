@@ -28,13 +28,13 @@ from journeyman.experience.store import Store
 from journeyman.improve.config import ImproveConfig
 from journeyman.improve.evidence import Evidence, heard, sorted_out, speaks
 from journeyman.improve.standing import TOPIC, Doing, Standing
-from journeyman.improve.study import Student, calibrated, learn
+from journeyman.improve.study import Student, learn, look
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Job
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.merge import check_readers
 from journeyman.learn.remember import Memory, memory_of
-from journeyman.model.load import LoadedModel, load, save
+from journeyman.model.load import LoadedModel, save
 from journeyman.model.render import Renderer
 from journeyman.model.weights import weights_digest
 from journeyman.release.book import Version
@@ -127,7 +127,7 @@ class Improver:
 
     def _learn(self, standing: Standing, number: int) -> Iterator[Record]:
         started, version = time.monotonic(), self.registry.book().find(number)
-        release = load(version.source)
+        release = open_model(version.source)
         episodes, cursor = heard(self.store, standing.learned, self.config.episodes)
         longest = min(self.config.context, release.model.config.max_positions)
         barred = self.registry.barred()
@@ -151,14 +151,16 @@ class Improver:
         yield self._propose(student, evidence, number, cursor, weak)
 
     def _weak(self, evidence: Evidence) -> list[str]:
-        """The jobs that are to get better."""
-        return sorted(job for job, given in evidence.success().items() if given < self.config.able)
+        """The jobs that are to get better, the weakest first."""
+        given = evidence.success()
+        return sorted((job for job in given if given[job] < self.config.able), key=lambda job: given[job])
 
     def _memory(self, evidence: Evidence, weak: list[str], barred: set[str]) -> Memory:
         """What is kept while the weak jobs are learned: successes of the others, as users and the learning run had
         them."""
         lived = [t for t in self.store.episodes(min_step=0, latest=True, limit=REMEMBERED) if t.id not in barred]
-        return memory_of(t for t in (*reversed(lived), *evidence.outcomes) if t.task.job not in weak)
+        others = (t for t in (*reversed(lived), *evidence.outcomes) if t.task.job not in weak)
+        return memory_of(others, self.config.memory)
 
     def _teacher(self, release: LoadedModel) -> Any:
         if not self.config.teacher:
@@ -188,7 +190,8 @@ class Improver:
         """Keep the candidate, and let the registry know: from here on a kill loses nothing of it."""
         folder = self.home / "candidates" / f"{len(self.registry.book().versions) + 1:04d}"
         shutil.rmtree(folder, ignore_errors=True)  # left over by one who was killed before it was known
-        save(folder, s.learner.policy, s.release.tokenizer, s.learner.value, calibrated(s))
+        calibration = look(s)
+        save(folder, s.learner.policy, s.release.tokenizer, s.learner.value, calibration)
         config = {"weak": weak, "seed": s.seed, "improve": _plain(asdict(self.config))}
         entries = self.store.entries_of(evidence.episodes)
         digest = weights_digest(s.learner.policy)
@@ -207,7 +210,7 @@ class Improver:
     def _examine(self, standing: Standing) -> Iterator[Record]:
         assert standing.candidate is not None and standing.release is not None
         book = self.registry.book()
-        ours, theirs = (load(book.find(n).source) for n in (standing.candidate, standing.release))
+        ours, theirs = (open_model(book.find(n).source) for n in (standing.candidate, standing.release))
         subjects = self._subjects(book.find(standing.candidate).config.get("weak", []))
         if not subjects:
             yield from self._drop(standing.candidate, "there is no job to examine it in: name one with --jobs")
@@ -243,12 +246,12 @@ class Improver:
         yield told("judged", version=standing.candidate, verdict=str(judgement.verdict), reasons=reasons)
 
     def _subjects(self, weak: list[str]) -> list[Subject]:
-        """What a candidate is examined in: better at the jobs that were weak, no worse at the others."""
+        """What a candidate is examined in: better at the job that was weakest, no worse at the others."""
         lessons = self.config.examination.tasks * self.config.examination.rounds
         return [
             Subject(
                 job,
-                "improvement" if name in weak else "ability",
+                "improvement" if [name] == weak[:1] else "ability",
                 rules=self.rules,
                 lessons=tuple(job.tasks("train", lessons)),
             )

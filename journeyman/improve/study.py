@@ -1,12 +1,16 @@
 """A candidate learns: each kind of evidence by what fits it, and then by practice. One function per kind.
 
     value      V: lambda-returns of all episodes; what is not known yet ends in V itself
-    imitate    the policy: corrections, teachers' answers, its own successes (learn/lessons.py)
+    study      the policy: corrections, teachers' answers, its own successes (learn/lessons.py)
+    practise   both: attempts at the weak jobs' own tasks, whose successes join the lessons, and all are studied anew
+    grade      the policy: a teacher's view of each token of such attempts, where there is a teacher (learn/distill.py)
     prefer     the policy: preferences, by DPO (learn/losses/preference.py)
     reinforce  the policy: outcomes, by V's credit; importance weights correct for the versions that answered
-    practise   both: trial and error on the jobs' environments, with a teacher's grades where there is one
+    look       V: what the candidate does now, which is not what was served
 
-What the release knows is kept meanwhile by `keepers` (learn/remember.py), beside every update of the policy.
+What the release knows is kept meanwhile by `keepers` (learn/remember.py), beside every update of the policy. Practice
+is by imitation of successes and not by the policy gradient: where a policy is nearly sure, that makes it worse, and
+this does not (docs/LOG.md, 2026-11-21).
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from journeyman.jobs.base import Job
 from journeyman.learn.credit import CreditConfig, assign, foresight, lambda_returns, trust
 from journeyman.learn.distill import drawn, play, pull, success
 from journeyman.learn.learner import Learner, Metrics
-from journeyman.learn.prefer import Pair, prefer
+from journeyman.learn.lessons import lessons as own_lessons
+from journeyman.learn.prefer import prefer
 from journeyman.learn.remember import Memory, keepers, memory_of
 from journeyman.learn.school import school
 from journeyman.model.calibration import Calibration
@@ -37,7 +42,7 @@ from journeyman.model.lora import plain_copy
 from journeyman.model.render import Renderer
 from journeyman.model.value import ValueFunction
 from journeyman.stages import Record, native_engine
-from journeyman.types import FloatArray, Trajectory
+from journeyman.types import FloatArray, Task, Trajectory
 
 SLOTS = 128
 """Episodes of practice at once."""
@@ -106,21 +111,25 @@ def learn(s: Student, evidence: Evidence, memory: Memory) -> Iterator[Record]:
     Args:
         memory: episodes of earlier jobs, beside those that the release plays here.
     """
-    known = {**memory, **rehearsed(s)}
-    s.learner.keepers = keepers(s.release.model, known, seed=s.seed) if any(known.values()) else []
-    parts: dict[str, Callable[[], Metrics]] = {
-        "value": lambda: learn_value(s, [*evidence.outcomes, *evidence.pending]),
-        "imitate": lambda: imitate(s, evidence.lessons),
-        "prefer": lambda: learn_preferences(s, evidence.pairs),
-        "reinforce": lambda: reinforce(s, [*evidence.outcomes, *evidence.pending]),
-    }
-    for name, part in parts.items():
-        if s.going():
-            yield {"part": name, **part()}
-    for step in range(s.config.practice.steps if s.weak else 0):
+    known = {job: [*memory.get(job, ()), *played] for job, played in rehearsed(s).items()}
+    s.learner.keepers = keepers(s.release.model, {**memory, **known}, seed=s.seed)
+    served = [*evidence.outcomes, *evidence.pending]
+    yield {"part": "value", **learn_value(s, served)}
+    lessons = [t for t in evidence.lessons if s.concerns(t)]
+    yield {"part": "study", **study(s, lessons)}
+    for number in range(s.config.practice.rounds if s.weak else 0):
         if not s.going():
             return
-        yield {"part": "practise", "step": step, **practise(s, step)}
+        attempts = practise(s, number)
+        successes = {f"{name}/success": success(attempts, name) for name in s.weak}
+        lessons += own_lessons(attempts)
+        yield {"part": "practise", "round": number, **successes, **learn_value(s, attempts)}
+        yield {"part": "study", **study(s, lessons)}
+    if s.teacher is not None and s.going():
+        yield {"part": "grade", **grade(s, s.teacher)}
+    for name, part in (("prefer", prefer_of), ("reinforce", reinforce_of)):
+        if s.going():
+            yield {"part": name, **part(s, evidence)}
 
 
 def rehearsed(s: Student) -> Memory:
@@ -148,24 +157,50 @@ def returns(s: Student, scored: Sequence[Trajectory]) -> list[FloatArray]:
     return lambda_returns(scored, gamma=c.gamma, lam=c.lambda_value, unit=c.unit, bootstrap_truncated=True)
 
 
-def imitate(s: Student, lessons: Sequence[Trajectory]) -> Metrics:
-    """Say what should have been said, and again what was said well. What others said is half of the lessons, however
-    much the policy did right itself."""
-    chosen = [t for t in lessons if s.concerns(t)]
-    shown = [t for t in chosen if any(turn.by == "teacher" for turn in t.turns)]
-    own = [t for t in chosen if all(turn.by != "teacher" for turn in t.turns)]
+def study(s: Student, lessons: Sequence[Trajectory]) -> Metrics:
+    """Say what should have been said, and again what was said well; always from the release's weights, for who has a
+    first few by heart learns less from many (learn/lessons.py). What others said is half of the lessons, however much
+    the policy did right itself."""
+    shown = [t for t in lessons if any(turn.by == "teacher" for turn in t.turns)]
+    own = [t for t in lessons if all(turn.by != "teacher" for turn in t.turns)]
     if shown and len(shown) < len(own):
         shown = [shown[i % len(shown)] for i in range(len(own))]
-    updates = s.config.imitation if chosen else 0
+    updates = s.config.imitation if lessons else 0
+    if updates:
+        s.learner.start_again()
     taught = school(s.learner, [*shown, *own], s.config.school, updates, seed=s.seed)
     losses = [metrics["loss"] for metrics in takewhile(lambda _: s.going(), taught)]
     s.learner.version += bool(losses)
-    return {"policy/lesson_loss": losses[-1], "lessons": len(chosen)} if losses else {}
+    return {"policy/lesson_loss": losses[-1], "lessons": len(lessons)} if losses else {}
 
 
-def learn_preferences(s: Student, pairs: Sequence[Pair]) -> Metrics:
+def practise(s: Student, number: int) -> list[Trajectory]:
+    """Attempts at tasks of the weak jobs, where nobody is kept waiting by a mistake."""
+    jobs = {name: s.jobs[name] for name in s.weak if name in s.jobs}
+    tasks = [task for job in jobs.values() for task in drawn(job, s.config.practice.tasks, s.rng(5, number))]
+    return played(s, jobs, tasks, f"practice{number:04d}", s.config.practice.repeats)
+
+
+def played(s: Student, jobs: Mapping[str, Job], tasks: Sequence[Task], name: str, repeats: int = 1) -> list[Trajectory]:
+    """Episodes of the policy as it is now."""
+    s.engine.load(s.learner.policy, s.learner.version)
+    return play(s.engine, s.renderer, jobs, tasks, name, s.seed, -1, repeats)
+
+
+def grade(s: Student, teacher: Decoder) -> Metrics:
+    """On-policy distillation: one pass over fresh attempts at the weak jobs."""
+    jobs = {name: s.jobs[name] for name in s.weak if name in s.jobs}
+    return pull(s.learner, practise(s, -1), dict.fromkeys(jobs, teacher), 8, s.rng(6)) if jobs else {}
+
+
+def prefer_of(s: Student, evidence: Evidence) -> Metrics:
     """Prefer what was preferred."""
-    return prefer(s.learner, pairs, s.rng(3), epochs=max(s.config.preference_epochs, 1)) if pairs else {}
+    return prefer(s.learner, evidence.pairs, s.rng(3), epochs=max(s.config.preference_epochs, 1))
+
+
+def reinforce_of(s: Student, evidence: Evidence) -> Metrics:
+    """Follow the outcomes."""
+    return reinforce(s, [*evidence.outcomes, *evidence.pending])
 
 
 def reinforce(s: Student, episodes: Sequence[Trajectory]) -> Metrics:
@@ -199,30 +234,11 @@ def trusted(s: Student, episodes: Sequence[Trajectory]) -> dict[str, float]:
     return weights
 
 
-def practise(s: Student, step: int) -> Metrics:
-    """One step of trial and error on the weak jobs, where nobody is kept waiting by a mistake."""
-    jobs = {name: s.jobs[name] for name in s.weak if name in s.jobs}
-    if not jobs:
-        return {}
-    c, rng = s.config.practice, s.rng(5, step)
-    s.engine.load(s.learner.policy, s.learner.version)
-    tasks = [task for job in jobs.values() for task in drawn(job, c.tasks, rng)]
-    played = s.learner.score(play(s.engine, s.renderer, jobs, tasks, f"practice{step:04d}", s.seed, -1, c.repeats))
-    metrics: Metrics = {f"{name}/success": success(played, name) for name in jobs}
-    if not played:
-        return metrics
-    metrics |= s.learner.update_value(played, returns(s, played), rng)
-    if s.teacher is not None:
-        return metrics | pull(s.learner, played, dict.fromkeys(jobs, s.teacher), 2, rng)
-    credit = replace(s.credit, rule="rloo") if c.repeats > 1 else s.credit
-    return metrics | s.learner.update_policy(played, assign(played, credit), rng)
-
-
-def calibrated(s: Student) -> Calibration | None:
-    """V's calibration, on tasks of its own."""
-    if s.learner.value is None or not s.jobs or not s.config.practice.calibration:
+def look(s: Student) -> Calibration | None:
+    """Let V see what the candidate does at the jobs now; its calibration, by other tasks."""
+    if s.learner.value is None or not s.jobs or not s.config.practice.looks:
         return None
-    s.engine.load(s.learner.policy, s.learner.version)
-    tasks = [task for job in s.jobs.values() for task in drawn(job, s.config.practice.calibration, s.rng(6))]
-    played = play(s.engine, s.renderer, s.jobs, tasks, "calibration", s.seed, -1)
-    return calibrate(s.learner.score(played), seed=s.seed)
+    tasks = [task for job in s.jobs.values() for task in drawn(job, s.config.practice.looks, s.rng(7))]
+    seen = played(s, s.jobs, tasks, "look")
+    learn_value(s, seen[::2])
+    return calibrate(s.learner.score(seen[1::2]), seed=s.seed)
