@@ -27,7 +27,7 @@ EXAMPLE = ROOT / "examples" / "agent"
 SHAPE = "tiny,width=64,layers=2"
 SCHOOL = ("--demonstrations", "4000", "--updates", "1200", "--batch", "64")
 RATE = ("--optimizer.learning-rate", "3e-3")
-STEPS, HELD_OUT = 40, 80
+STEPS, HELD_OUT = 20, 60
 SPLITS = {"test": "heldout", "combined": "combined"}
 """What is examined, and what its figures are called."""
 

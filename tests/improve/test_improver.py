@@ -1,0 +1,278 @@
+"""The improver with real (tiny) models: it learns what users say, proves it, releases it; killed anywhere, it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from journeyman.errors import RunError, UsageError
+from journeyman.experience import Feedback, ServedTurn, Store, VersionSpan, uuid7
+from journeyman.improve import ImproveConfig, PracticeSteps, ReleaseSteps, improve
+from journeyman.improve.improver import Improver, order, propose, standing
+from journeyman.improve.standing import Doing, Standing
+from journeyman.jobs.base import Env, Job
+from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.school import SchoolConfig, demonstrations, school
+from journeyman.model.load import load, save
+from journeyman.model.render import Renderer
+from journeyman.model.tiny import fresh
+from journeyman.model.value import ValueConfig, ValueFunction
+from journeyman.model.weights import weights_digest
+from journeyman.release.examine import ExaminationConfig
+from journeyman.release.gate import GateConfig
+from journeyman.release.gather import Player
+from journeyman.stages import Record
+from journeyman.types import Message, StepResult, Task, Trajectory
+
+LETTERS = "abcdefgh"
+
+
+class Spell(Job):
+    """The next letter, or the one before."""
+
+    splits = {"train": 4000, "test": 4000}  # noqa: RUF012
+    max_reply_tokens = 4
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def task(self, split: str, index: int) -> Task:
+        letter = int(self.rng(split, index).integers(len(LETTERS)))
+        shown = f"{self.name} {LETTERS[letter]} {'!' * (index % 5)}"
+        step = 1 if self.name == "next" else -1
+        answer = LETTERS[(letter + step) % len(LETTERS)]
+        return Task(self.name, split, index, (Message("user", shown),), {"answer": answer})
+
+    def env(self, task: Task) -> Spelled:
+        return Spelled(task.data["answer"])
+
+
+class Spelled(Env):
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+
+    def step(self, reply: str) -> StepResult:
+        return StepResult(reward=float(reply.strip() == self.answer), terminated=True)
+
+    def expert(self) -> str:
+        return self.answer
+
+
+OLD, NEW = Spell("next"), Spell("before")
+CONFIG = ImproveConfig(
+    least=40,
+    imitation=150,
+    look=0.01,
+    context=64,
+    practice=PracticeSteps(rounds=1, tasks=32, repeats=1, rehearsal=64, looks=100),
+    examination=ExaminationConfig(tasks=200, rounds=4, beside=40, tries=2, parts=4),
+    gate=GateConfig(ability=0.1, calibration=0.3, inside=0.3, abstention=0.3, generalization=0.4, search=0.4, drift=0.9),
+    release=ReleaseSteps(shares=(0.5, 1.0), least=10),
+)
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that knows one of the two jobs, with a V that knows nothing."""
+    torch.manual_seed(0)
+    loaded = fresh("tiny,width=32,layers=1,heads=2,vocab=290,positions=64", [OLD, NEW])
+    learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
+    lessons = demonstrations([OLD], 1000, 0, Renderer(loaded.tokenizer))
+    for _ in school(learner, lessons, SchoolConfig(batch=32), 300, seed=0):
+        pass
+    folder = tmp_path_factory.mktemp("model") / "knowing"
+    save(folder, loaded.model, loaded.tokenizer, ValueFunction.start(ValueConfig(placement="head"), loaded.model))
+    return folder
+
+
+@dataclass
+class Place:
+    """A deployment without a server: its store, its model, and users who answer for the traffic."""
+
+    home: Path
+    store: Store
+    source: Path
+    asked: int = 0
+
+    def improver(self, config: ImproveConfig = CONFIG, until: Callable[[], bool] = lambda: False) -> Improver:
+        return Improver(self.store, self.home, str(self.source), config, {j.name: j for j in (OLD, NEW)}, (), until)
+
+    def standing(self) -> Standing:
+        return Standing.of(self.store.events())
+
+    def serve(self, job: Spell, count: int, version: int = 1, *, share: float = 1.0, correct: bool = True) -> list[str]:
+        """So many tasks answered by a version, with feedback on each."""
+        player = Player(load(self.improver().registry.book().find(version).source), slots=64, context=64, seed=version)
+        tasks = [job.task("train", 2000 + self.asked + i) for i in range(count)]
+        self.asked += count
+        ids: list[str] = []
+        for t in player.play(job, tasks):
+            turn = turn_of(t, version, share, f"user {len(ids)}")
+            self.store.record([turn]).result()
+            self.store.give(Feedback(turn.episode, value=t.outcome.reward, user=turn.user)).result()
+            if correct and not t.outcome.success:
+                answer = t.task.data["answer"]
+                self.store.give(Feedback(turn.episode, correction=answer, user=turn.user)).result()
+            ids.append(turn.episode)
+        return ids
+
+
+def turn_of(t: Trajectory, version: int, share: float, user: str) -> ServedTurn:
+    """An episode of one turn, as the server keeps it."""
+    start = t.prompt_length
+    return ServedTurn(
+        id=uuid7(),
+        episode=uuid7(),
+        prompt=t.tokens[:start],
+        completion=t.tokens[start:],
+        logprobs=t.logprobs[start:],
+        values=t.values,
+        spans=(VersionSpan(version, 0, len(t) - start, share),),
+        finish="stop",
+        started=2e9,
+        ended=2e9,
+        messages=[{"role": m.role, "content": m.content} for m in t.task.messages],
+        reply={"role": "assistant", "content": t.turns[0].reply},
+        user=user,
+        job=t.task.job,
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path, knowing: Path) -> Iterator[Place]:
+    with Store(tmp_path / "experience.sqlite") as store:
+        made = Place(tmp_path, store, knowing)
+        registry = made.improver().registry
+        registry.add(weights_digest(load(str(knowing)).model), str(knowing))
+        registry.point("release", 1)
+        yield made
+
+
+def until(records: Iterator[Record], what: str) -> list[Record]:
+    """All records up to one of this kind."""
+    seen: list[Record] = []
+    for record in records:
+        seen.append(record)
+        if record["what"] == what:
+            return seen
+    raise AssertionError(f"no {what} in {[r['what'] for r in seen]}")
+
+
+def success(source: str, job: Spell) -> float:
+    played = Player(load(source), slots=64, context=64).play(job, [job.task("test", i) for i in range(3000, 3100)])
+    return float(np.mean([t.outcome.success for t in played]))
+
+
+def test_from_complaints_to_the_release(place: Place) -> None:
+    place.serve(OLD, 30)
+    barred = place.serve(NEW, 5)
+    place.improver().registry.bar(barred, "a test")
+    place.serve(NEW, 60)
+    seen = until(place.improver().run(), "judged")
+    learning = next(r for r in seen if r["what"] == "learning")
+    assert learning["weak"] == ["before"] and learning["outcomes"] == 90
+    assert seen[-1]["verdict"] == "pass", seen[-1]["reasons"]
+
+    version = place.improver().registry.book().find("candidate")
+    assert version.parents == (1,) and version.config["weak"] == ["before"]
+    learned = place.store.episodes_in(version.entries)
+    assert len(learned) == 90 and not learned & set(barred), "what is in quarantine was left alone"
+    assert success(str(place.source), NEW) < 0.3 and success(version.source, NEW) > 0.8
+    assert success(version.source, OLD) > 0.8, "and what it knew it still knows"
+
+    assert place.standing().doing is Doing.BEGINNING
+    improver = place.improver(replace(CONFIG, candidates=1))
+    until(improver.run(), "releasing")
+    assert place.standing().doing is Doing.RELEASING
+    for _ in range(6):
+        place.serve(NEW, 20, 1, share=0.5, correct=False)
+        place.serve(NEW, 20, 2, share=0.5, correct=False)
+    assert until(place.improver(replace(CONFIG, candidates=1)).run(), "released")[-1]["version"] == 2
+    now = place.standing()
+    assert (now.doing, now.release, now.released) == (Doing.WAITING, 2, 1)
+    assert place.improver()._waiting_since(now.tried) == 240, "what came since is for the next"
+
+
+def test_killed_after_any_record_it_goes_on(place: Place) -> None:
+    """A generator that is dropped leaves what a killed process would: nothing but the store and the folder."""
+    place.serve(OLD, 20)
+    place.serve(NEW, 60)
+    small = replace(CONFIG, imitation=30, practice=replace(CONFIG.practice, rounds=0), candidates=1)
+    small = replace(small, examination=replace(CONFIG.examination, rounds=1))
+    told: list[str] = []
+    for number in range(40):
+        going = place.improver(small).run()
+        for _ in range(number // 2 + 1):
+            record = next(going, None)
+        going.close()
+        if record is not None:
+            told.append(record["what"])
+        if "held back" in told or place.standing().doing is Doing.RELEASING:
+            break
+    assert {"learning", "proposed", "examining", "judged"} <= set(told)
+    assert place.store.verify() == []
+    assert len(place.improver().registry.book().versions) == 2, "the same weights, however often they were begun"
+
+
+def test_a_damaged_version_is_held_back(place: Place, tmp_path: Path) -> None:
+    loaded = load(str(place.source))
+    with torch.no_grad():
+        for weights in loaded.model.parameters():
+            weights += weights.std() * torch.randn_like(weights)
+    save(tmp_path / "damaged", loaded.model, loaded.tokenizer, loaded.value)
+    source = str(place.source)
+    assert propose(source, place.store.where, str(tmp_path / "damaged"), "").number == 2
+    with pytest.raises(UsageError, match="is the candidate"):
+        propose(source, place.store.where, str(tmp_path / "damaged"), "")
+    seen = until(place.improver().run(), "held back")
+    judged = next(r for r in seen if r["what"] == "judged")
+    assert judged["verdict"] == "fail" and any(reason.startswith("ability") for reason in judged["reasons"])
+    assert place.standing().doing is Doing.WAITING and place.standing().release == 1
+
+
+def test_it_rests_when_told_to(place: Place) -> None:
+    source = str(place.source)
+    order(source, place.store.where, "pause", "a demonstration")
+    place.serve(NEW, 60)
+    looks = 0
+
+    def enough() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks > 20
+
+    assert [r["what"] for r in place.improver(until=enough).run()] == ["paused"]
+    order(source, place.store.where, "resume", "")
+    assert not standing(source, place.store.where).paused
+    assert next(place.improver().run())["what"] == "learning"
+
+
+def test_one_improver_at_a_time_and_its_lines_are_kept(tmp_path: Path, knowing: Path) -> None:
+    home = tmp_path / "served"
+    shutil.copytree(knowing, home)
+    first = improve(str(home), replace(CONFIG, least=1, jobs=()), lambda: False)
+    with Store(home / "experience.sqlite") as store:
+        place = Place(home, store, home)
+        registry = place.improver().registry
+        registry.add(weights_digest(load(str(home)).model), str(home))
+        registry.point("release", 1)
+        place.serve(NEW, 3)
+        assert next(first)["what"] == "learning"
+        with pytest.raises(RunError, match="is in use"):
+            next(improve(str(home), CONFIG))
+        first.close()
+    assert '"what": "learning"' in (home / "improve.jsonl").read_text()
+
+
+@pytest.mark.parametrize("wrong", [{"least": 0}, {"share": 0.0}, {"able": 1.5}, {"seconds": 0.0}, {"candidates": -1}])
+def test_wrong_settings_are_told(wrong: dict[str, Any]) -> None:
+    [(name, amount)] = wrong.items()
+    with pytest.raises(UsageError, match=f"{name} must .*got {amount}"):
+        ImproveConfig(**wrong)
