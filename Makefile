@@ -18,12 +18,13 @@ CLIENTS := .venv/.clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo demo-llm test test-all check format bench clean
+.PHONY: help demo demo-llm story test test-all check format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       a tiny model learns two jobs, with a report at the end (a minute or two, no GPU)'
 	@echo 'make demo-llm   the same with SmolLM2-135M, a real language model (about 16 minutes)'
+	@echo 'make story      a served model learns a new job from its users, and is released on evidence (ten minutes)'
 	@echo 'make test       the fast tests           make test-all   all of them'
 	@echo 'make check      format, lint, types      make format     put the first two right'
 	@echo 'make bench      the quick form of every script in bench/'
@@ -34,6 +35,9 @@ demo: $(READY)
 
 demo-llm: $(READY) $(SMOLLM)
 	@$(BIN)/journeyman demo --model smollm2-135m --run runs/demo-llm
+
+story: $(READY)
+	@$(BIN)/python examples/story/story.py
 
 test: $(READY)
 	@$(PYTEST) -m 'not slow' $(TESTS)

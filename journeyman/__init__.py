@@ -16,6 +16,7 @@ from journeyman.config import LearnConfig
 from journeyman.errors import JourneymanError
 from journeyman.exam.exam import ExamConfig, ExamResult
 from journeyman.experience.store import Store
+from journeyman.improve import ImproveConfig, improve
 from journeyman.jobs import resolve
 from journeyman.jobs.base import Env, Job
 from journeyman.learn.credit import CreditConfig
@@ -37,6 +38,7 @@ __all__ = [
     "Env",
     "ExamConfig",
     "ExamResult",
+    "ImproveConfig",
     "Job",
     "JourneymanError",
     "LearnConfig",
@@ -55,6 +57,7 @@ __all__ = [
     "ValueEstimate",
     "distill",
     "exam",
+    "improve",
     "learn",
     "merge",
     "open_model",

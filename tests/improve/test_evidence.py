@@ -1,4 +1,4 @@
-"""What deployment says, sorted: each kind of feedback becomes what it is worth, and what is not to be trusted nothing."""
+"""What deployment says, sorted: each kind of feedback becomes what it is worth, and poison nothing."""
 
 from __future__ import annotations
 
