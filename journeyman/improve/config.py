@@ -89,7 +89,9 @@ class ImproveConfig:
     value_passes: int = 4
     """Passes of V over the episodes."""
     imitation: int = 300
-    """Updates of one study of all lessons: corrections, teachers' answers, and the policy's own successes."""
+    """Updates of one study of all lessons (corrections, teachers' answers, the policy's own successes) at most."""
+    passes: int = 30
+    """Times that each lesson is read in a study at most: few, read often, push out what is known otherwise."""
     memory: int = 1024
     """Episodes by which each other job is remembered meanwhile."""
     preference_epochs: int = 2
@@ -121,6 +123,7 @@ class ImproveConfig:
             ("threads", 0),
             ("value_passes", 0),
             ("imitation", 0),
+            ("passes", 1),
             ("memory", 0),
             ("preference_epochs", 0),
             ("context", 2),

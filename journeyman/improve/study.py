@@ -165,11 +165,12 @@ def study(s: Student, lessons: Sequence[Trajectory]) -> Metrics:
     own = [t for t in lessons if all(turn.by != "teacher" for turn in t.turns)]
     if shown and len(shown) < len(own):
         shown = [shown[i % len(shown)] for i in range(len(own))]
-    updates = s.config.imitation if lessons else 0
+    taught = [*shown, *own]
+    updates = min(s.config.imitation, -(-s.config.passes * len(taught) // s.config.school.batch))
     if updates:
         s.learner.start_again()
-    taught = school(s.learner, [*shown, *own], s.config.school, updates, seed=s.seed)
-    losses = [metrics["loss"] for metrics in takewhile(lambda _: s.going(), taught)]
+    told = school(s.learner, taught, s.config.school, updates, seed=s.seed)
+    losses = [metrics["loss"] for metrics in takewhile(lambda _: s.going(), told)]
     s.learner.version += bool(losses)
     return {"policy/lesson_loss": losses[-1], "lessons": len(lessons)} if losses else {}
 
