@@ -103,7 +103,8 @@ class ImproveConfig:
     practice: PracticeSteps = field(default_factory=PracticeSteps)
     """Trial and error."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
-    """How it imitates; demonstrations and updates are not used."""
+    """How it imitates; demonstrations and updates are not used. A learning rate that is not given is twice that of
+    trial and error."""
     update: UpdateConfig = field(default_factory=lambda: UpdateConfig(importance_cap=2.0))
     """How weights change; importance_cap corrects for the older versions that gave the answers."""
     value: ValueConfig = field(default_factory=ValueConfig)

@@ -169,10 +169,16 @@ def study(s: Student, lessons: Sequence[Trajectory]) -> Metrics:
     updates = min(s.config.imitation, -(-s.config.passes * len(taught) // s.config.school.batch))
     if updates:
         s.learner.start_again()
-    told = school(s.learner, taught, s.config.school, updates, seed=s.seed)
+    rate = s.config.school.optimizer.fitted(s.learner.policy.config.hidden_size, GENTLY)
+    told = school(s.learner, taught, replace(s.config.school, optimizer=rate), updates, seed=s.seed)
     losses = [metrics["loss"] for metrics in takewhile(lambda _: s.going(), told)]
     s.learner.version += bool(losses)
     return {"policy/lesson_loss": losses[-1], "lessons": len(lessons)} if losses else {}
+
+
+GENTLY = 2
+"""Times the learning rate of trial and error. School takes 6 (learn/school.py), and costs a model that knows something ten
+points of it (docs/LOG.md, 2026-11-21)."""
 
 
 def practise(s: Student, number: int) -> list[Trajectory]:
