@@ -88,10 +88,9 @@ class ImproveConfig:
     """A checkpoint that grades practice token by token (on-policy distillation): a larger model of this tokenizer."""
     value_passes: int = 4
     """Passes of V over the episodes."""
-    imitation: int = 300
-    """Updates of one study of all lessons (corrections, teachers' answers, the policy's own successes) at most."""
-    passes: int = 30
-    """Times that each lesson is read in a study at most: few, read often, push out what is known otherwise."""
+    imitation: int = 600
+    """Updates of one study of all lessons: corrections, teachers' answers, and the policy's own successes. What is known
+    otherwise suffers at the beginning of a study, and comes back by its end (docs/LOG.md, 2026-11-21)."""
     memory: int = 1024
     """Episodes by which each other job is remembered meanwhile."""
     preference_epochs: int = 2
@@ -124,7 +123,6 @@ class ImproveConfig:
             ("threads", 0),
             ("value_passes", 0),
             ("imitation", 0),
-            ("passes", 1),
             ("memory", 0),
             ("preference_epochs", 0),
             ("context", 2),

@@ -165,20 +165,19 @@ def study(s: Student, lessons: Sequence[Trajectory]) -> Metrics:
     own = [t for t in lessons if all(turn.by != "teacher" for turn in t.turns)]
     if shown and len(shown) < len(own):
         shown = [shown[i % len(shown)] for i in range(len(own))]
-    taught = [*shown, *own]
-    updates = min(s.config.imitation, -(-s.config.passes * len(taught) // s.config.school.batch))
+    updates = s.config.imitation if lessons else 0
     if updates:
         s.learner.start_again()
     rate = s.config.school.optimizer.fitted(s.learner.policy.config.hidden_size, GENTLY)
-    told = school(s.learner, taught, replace(s.config.school, optimizer=rate), updates, seed=s.seed)
+    told = school(s.learner, [*shown, *own], replace(s.config.school, optimizer=rate), updates, seed=s.seed)
     losses = [metrics["loss"] for metrics in takewhile(lambda _: s.going(), told)]
     s.learner.version += bool(losses)
     return {"policy/lesson_loss": losses[-1], "lessons": len(lessons)} if losses else {}
 
 
 GENTLY = 2
-"""Times the learning rate of trial and error. School takes 6 (learn/school.py), and costs a model that knows something ten
-points of it (docs/LOG.md, 2026-11-21)."""
+"""Times the learning rate of trial and error. School takes 6 (learn/school.py), which costs a model what it knows
+otherwise (docs/LOG.md, 2026-11-21)."""
 
 
 def practise(s: Student, number: int) -> list[Trajectory]:
