@@ -72,7 +72,7 @@ def _open(d: Deployment) -> None:
 
 def _shaper(d: Deployment, model: str, chat: bool, asks: Sequence[Ask], logprobs: bool, return_tokens: bool) -> Shaper:
     return Shaper(
-        chat, model, asks[0].assigned.member.version.fingerprint, d.prompts.renderer, asks, logprobs, return_tokens
+        chat, model, asks[0].assigned.member.version.digest, d.prompts.renderer, asks, logprobs, return_tokens
     )
 
 

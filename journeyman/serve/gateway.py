@@ -33,6 +33,7 @@ from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
 from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Started, sampled
+from journeyman.serve.shadow import Shadow
 from journeyman.serve.talk import Teller
 from journeyman.serve.teacher import NoAnswer, Teacher
 from journeyman.serve.think import Stopped, Thought, think
@@ -66,8 +67,8 @@ class _Running:
 class Gateway:
     """Answers requests. Used from one event loop."""
 
-    def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig) -> None:
-        self.fleet, self.store, self.metrics, self.config = fleet, store, metrics, config
+    def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig, shadow: Shadow) -> None:
+        self.fleet, self.store, self.metrics, self.config, self.shadow = fleet, store, metrics, config, shadow
         self.telemetry: Telemetry | None = None
         self.teacher = None
         if config.teacher:
@@ -176,7 +177,7 @@ class Gateway:
             held=ask.held,
             keep=one.turn,
             streamed=ask.streamed and not ask.buffered,
-            seconds=self.config.reply_seconds,
+            seconds=min(self.config.reply_seconds, ask.seconds),
         )
         if ask.search.think > 1:
             self._spawn(self._think(one, order, hear))
@@ -190,7 +191,7 @@ class Gateway:
         try:
             await asyncio.wrap_future(loan)
             hear(ask.index, Started(0))
-            timer = asyncio.get_running_loop().call_later(self.config.reply_seconds, one.stop.set)
+            timer = asyncio.get_running_loop().call_later(order.seconds, one.stop.set)
             one.thought = await asyncio.to_thread(
                 think, service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
             )
@@ -227,6 +228,7 @@ class Gateway:
         self._count(finished, kept)
         if self.telemetry is not None:
             self.telemetry.note(self._timeline(one, finished, kept, ended))
+        self.shadow.offer(ask, one.turn, finished)
         gone = finished.finish == "cancelled"
         if unsure and not gone and (taught := await self._taught(one, finished)) is not None:
             return taught
