@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -91,6 +92,7 @@ async def respond(
         if answers is None:
             return Response(status_code=499)
         _note_answers(request, answers)
+        shaper = replace(shaper, digest=answers[0].ask.assigned.member.version.digest)  # another may have stood in
         return JSONResponse(shaper.whole(answers), headers=shaper.headers(answers))
     events = d.gateway.answers(asks)
     try:

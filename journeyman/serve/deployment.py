@@ -127,6 +127,8 @@ class Deployment:
             context = min(config.context or fitting(model, config.slots), model.config.max_positions)
             engine = native_engine(Judge(begun.loaded, config.job).learner, slots=config.slots, context=context)
             d = Deployment(loaded, engine, store, folder, config, begun=begun)
+            if d.notice:
+                d.log.write("notice", notice=d.notice)
         except BaseException:
             store.close()
             raise

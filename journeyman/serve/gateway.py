@@ -28,7 +28,7 @@ from journeyman.serve.config import ServeConfig
 from journeyman.serve.endings import kept_as, message_of, spans_of
 from journeyman.serve.episodes import Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
-from journeyman.serve.fleet import Fleet
+from journeyman.serve.fleet import Assigned, Fleet
 from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
@@ -142,6 +142,9 @@ class Gateway:
         try:
             while running:
                 index, event = await _next(events, deadline if waiting else None)
+                if isinstance(event, Failed) and (instead := self._instead(running[index], event)) is not None:
+                    running[index] = self._begin(instead, hear)
+                    continue
                 if isinstance(event, Failed):
                     del running[index]
                     self.outstanding -= 1
@@ -184,6 +187,13 @@ class Gateway:
         else:
             one.asked = ask.assigned.member.service.ask(order, lambda event: hear(ask.index, event))
         return one
+
+    def _instead(self, one: _Running, failed: Failed) -> Ask | None:
+        """The same for the release, where another that was drawn by lot broke before it had said anything."""
+        given, release = one.ask.assigned, self.fleet.release
+        if one.started or given.member is release or given.probability == 1 or _failure(failed.error).status < 500:
+            return None
+        return replace(one.ask, assigned=Assigned(release))
 
     async def _think(self, one: _Running, order: Order, hear: Any) -> None:
         ask, seats, service = one.ask, one.ask.search.slots, one.ask.assigned.member.service

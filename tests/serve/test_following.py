@@ -200,14 +200,12 @@ def test_a_candidate_may_do_what_its_evidence_allows(tmp_path: Path) -> None:
         Live(tmp_path, slots=4) as live,
         elsewhere(tmp_path, other_weights(tmp_path / "new", 1.0001)) as (store, candidate),
     ):
-        Rollout(store).begin(candidate, HALF, gate=SURE, power=Power(tokens=5, seconds=30.0, tools=()))
+        Rollout(store).begin(candidate, HALF, gate=SURE, power=Power(tokens=1, seconds=30.0, tools=()))
         until(lambda: members(live) == [1, candidate])
         users = [f"u{n}" for n in range(16)]  # all of one version: 2 ** -15
         plain = [live.chat("A1 to C3", user=user, max_tokens=20, temperature=0) for user in users]
-        most = {1: 20, candidate: 5}
-        for answer in plain:
-            assert answer.json()["usage"]["completion_tokens"] <= most[answered_by(answer)]
-        assert {answered_by(answer) for answer in plain} == {1, candidate}
+        made = {(answered_by(answer), answer.json()["usage"]["completion_tokens"]) for answer in plain}
+        assert made == {(1, 2), (candidate, 1)}, "a word and its end, of which the candidate may say one"
         armed = [live.chat("A1 to C3", user=user, max_tokens=2, tools=[tool]) for user in users]
         assert {answered_by(answer) for answer in armed} == {1}
         (turn,) = store.whole(armed[0].json()["episode_id"]).turns
@@ -218,7 +216,9 @@ def test_a_candidate_may_do_what_its_evidence_allows(tmp_path: Path) -> None:
         assert refused.status_code == 400 and refused.json()["error"]["code"] == "beyond_power"
 
 
-def test_a_candidate_whose_engine_fails_gets_no_more_requests(tmp_path: Path) -> None:
+def test_a_candidate_whose_engine_fails_costs_nobody_an_answer(tmp_path: Path) -> None:
+    """Who was asking it gets the release's answer, and so does everybody after."""
+
     def break_(engine: Any) -> None:
         def step() -> list[Any]:
             raise RuntimeError("NaN")
@@ -233,8 +233,9 @@ def test_a_candidate_whose_engine_fails_gets_no_more_requests(tmp_path: Path) ->
         rollout.begin(candidate, HALF, gate=SURE)
         until(lambda: members(live) == [1, candidate])
         break_(live.d.fleet.of(candidate).service.engine)
-        statuses = [live.chat("?", user=f"u{n}", max_tokens=1).status_code for n in range(30)]
-        assert set(statuses) == {200}, statuses
+        answers = [live.chat("?", user=f"u{n}", max_tokens=1) for n in range(30)]  # all of one version: 2 ** -29
+        assert {answered_by(answer) for answer in answers} == {1}
+        assert len({answer.json()["system_fingerprint"] for answer in answers}) == 1
         until(lambda: bool(events(store, TROUBLE)))
         assert live.http.get("/readyz").status_code == 200
         assert rollout.look([]).what == "roll back"
@@ -291,19 +292,20 @@ def process(folder: Path, source: str, says: str = "") -> Iterator[tuple[str, Ca
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment) as running:
         assert running.stderr is not None
-        told, url = "", ""
-        while not url:
-            line = running.stderr.readline()
-            assert line, told
-            told += line
-            found = re.search(r"served at (http://\S+)/v1", line)
-            url = found[1] if found else ""
-        assert says in " ".join(told.split())
         reader = threading.Thread(target=running.stderr.read)
-        reader.start()
         try:
+            told, url = "", ""
+            while not url:
+                line = running.stderr.readline()
+                assert line, told
+                told += line
+                found = re.search(r"served at (http://\S+)/v1", line)
+                url = found[1] if found else ""
+            assert says in " ".join(told.split())
+            reader.start()
             yield url, lambda: running.send_signal(signal.SIGKILL)
         finally:
             running.kill()
             running.wait()
-            reader.join()
+            if reader.ident is not None:
+                reader.join()

@@ -24,6 +24,8 @@ from journeyman.serve import fleet, following
 from tests.serve.live import APPRENTICE, Live, judged, native, until
 from tests.serve.test_versions import other_weights
 
+FLAT = 0.3
+"""A factor of the weights that makes a model say all sorts of things."""
 PLAN = RolloutPlan(shares=(0.0, 1.0), least=100)
 
 
@@ -55,7 +57,7 @@ def counted(live: Live, what: str) -> bool:
 
 
 def test_the_same_is_asked_and_judged_by_the_releases_v(tmp_path: Path) -> None:
-    with shadowed(tmp_path, 1.5) as live:
+    with shadowed(tmp_path, FLAT) as live:
         answer = live.chat("A1 to C3", user="ann", max_tokens=12, seed=7).json()
         id = answer["episode_id"]
         until(lambda: bool(heard(live, id)))
@@ -63,8 +65,9 @@ def test_the_same_is_asked_and_judged_by_the_releases_v(tmp_path: Path) -> None:
         (turn,) = live.store.whole(id).turns
         assert (said.turn, said.source, said.key, said.tags) == (turn.id, "model", SHADOW_KEY, ("shadow", "version 2"))
         assert turn.spans[0].version == 1, "nobody sees it"
-        alone = live.chat("A1 to C3", model="apprentice@2", max_tokens=12, seed=7, journeyman={"return_tokens": True})
+        alone = live.chat("A1 to C3", model="apprentice@2", max_tokens=12, seed=7)
         assert said.comment == alone.json()["choices"][0]["message"]["content"] != turn.reply["content"]
+        assert len(live.d.prompts.encode(said.comment)) > 1
         (again,) = live.store.whole(alone.json()["episode_id"]).turns
         mask = np.arange(len(again.tokens)) >= len(again.prompt)
         logprobs = np.concatenate([np.zeros(len(again.prompt), np.float32), again.logprobs])
@@ -93,7 +96,7 @@ def _rows(folder: Path) -> list[Any]:
 
 
 def test_without_a_v_neither_is_better(tmp_path: Path) -> None:
-    with shadowed(tmp_path, 1.5, APPRENTICE) as live:
+    with shadowed(tmp_path, FLAT, APPRENTICE) as live:
         id = live.chat("A1 to C3", max_tokens=4).json()["episode_id"]
         until(lambda: bool(heard(live, id)))
         assert [one.value for one in heard(live, id)] == [0.0]
@@ -128,11 +131,10 @@ def test_a_slow_one_is_left_out_and_nobody_waits_for_it(tmp_path: Path) -> None:
 
 def test_it_may_do_what_it_might_do_as_a_canary(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
-    with shadowed(tmp_path, 1.0001, power=Power(tokens=3, tools=())) as live:
-        armed = live.chat("A1 to C3", max_tokens=6, tools=[tool]).json()["episode_id"]
-        plain = live.chat("A1 to C3", max_tokens=6, temperature=0).json()
-        until(lambda: bool(heard(live, plain["episode_id"])))
-        (said,) = heard(live, plain["episode_id"])
-        text = plain["choices"][0]["message"]["content"]
-        assert text.startswith(said.comment) and len(said.comment) < len(text)
+    with shadowed(tmp_path, FLAT, power=Power(tokens=1, tools=())) as live:
+        armed = live.chat("A1 to C3", max_tokens=12, tools=[tool]).json()["episode_id"]
+        plain = live.chat("A1 to C3", max_tokens=12, seed=7).json()["episode_id"]
+        until(lambda: bool(heard(live, plain)))
+        (said,) = heard(live, plain)
+        assert len(live.d.prompts.encode(said.comment)) <= 1, "seed 7 says more"
         assert not heard(live, armed)
