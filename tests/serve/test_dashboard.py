@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from journeyman.experience.store import Store
+from journeyman.model.weights import weights_digest
 from journeyman.release.evidence import Sample
 from journeyman.release.gate import GateConfig, Power, judge
 from journeyman.release.registry import Registry
@@ -20,7 +21,7 @@ from journeyman.release.rollout import RolloutPlan
 from journeyman.release.steering import Rollout
 from journeyman.serve.keys import Keys
 from tests.release.test_rollout import episodes, shadowed
-from tests.serve.live import Live, judged, native, scripted
+from tests.serve.live import APPRENTICE, Live, judged, native, scripted
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -235,9 +236,11 @@ def test_a_server_with_keys_is_asked_with_one(tmp_path: Path, pages: Any) -> Non
 PLAN = RolloutPlan(shares=(0.0, 0.01, 0.05, 0.25, 1.0), least=20)
 
 
-def life_of(store: Store) -> Rollout:
+def life_of(store: Store) -> None:
     """Versions with a merge and one in quarantine; one rollout that was rolled back, one that is under way."""
     registry = Registry(store)
+    registry.add(weights_digest(APPRENTICE.model), "apprentice")
+    registry.point("release", 1)
     for number in range(2, 5):
         registry.add(f"{number}" * 64, f"runs/maze/versions/{number}", parents=[number - 1] if number < 4 else [1, 2])
     registry.quarantine(3, "learned from a poisoned key")
@@ -255,12 +258,12 @@ def life_of(store: Store) -> Rollout:
     rollout.look(seen)
     seen += [replace(one, version=rename[one.version]) for one in episodes(rng, 600, worse=-0.05)]
     rollout.look(seen)
-    return rollout
 
 
 def test_a_rollout_is_shown_live(tmp_path: Path, pages: Any) -> None:
+    with Store(tmp_path / "experience.sqlite") as store:
+        life_of(store)
     with Live(tmp_path, scripted("north"), judged()) as live:
-        rollout = life_of(live.store)
         page = pages(live.url, "/#/versions")
         card = page.locator(".rollout").first
         expect(card.locator("h2")).to_have_text("Version 4 after version 1")
@@ -287,7 +290,7 @@ def test_a_rollout_is_shown_live(tmp_path: Path, pages: Any) -> None:
         expect(version.nth(3).locator(".tag")).to_have_text(["release"])
         expect(page.locator(".lineage .node")).to_have_count(4)
         expect(page.locator(".lineage .node.release")).to_contain_text("1")
-        rollout.act("roll back", "a complaint")
+        Rollout(live.store).act("roll back", "a complaint")
         expect(card.locator(".steps .back")).to_contain_text("5%")  # without asking again
         expect(card.locator(".why")).to_have_text("a complaint")
         expect(page.locator("details")).to_have_attribute("open", "")
@@ -295,8 +298,9 @@ def test_a_rollout_is_shown_live(tmp_path: Path, pages: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_rollout_fits_a_phone(tmp_path: Path, pages: Any, scheme: str) -> None:
+    with Store(tmp_path / "experience.sqlite") as store:
+        life_of(store)
     with Live(tmp_path, scripted("north"), judged()) as live:
-        life_of(live.store)
         page = pages(live.url, "/#/versions", size=PHONE, scheme=scheme)
         expect(page.locator(".steps li")).to_have_count(5)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
