@@ -80,13 +80,13 @@ class Deployment:
     ) -> None:
         self.config, self.store, self.terms, self.context = config, store, terms, engine.context
         self.name = config.name or loaded.source
-        self.prompts = Prompts(loaded.tokenizer)
         self.keys = Keys(folder / "keys.json")
         self.registry = Registry(store)
         if terms is not None:  # the learner counts its versions itself
             version = Version(engine.version, weights_digest(loaded.model), loaded.source, at=time.time())
             begun = Beginning(loaded, version)
         begun = begun or _begun(self.registry, folder, loaded, self.follows)
+        self.prompts = Prompts(begun.loaded.tokenizer)
         self.notice = begun.notice
         """Why something else is served than what was asked for; empty where it is not."""
         if terms is None:

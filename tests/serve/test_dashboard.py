@@ -287,7 +287,7 @@ def test_a_rollout_is_shown_live(tmp_path: Path, pages: Any) -> None:
         expect(version.nth(0)).to_contain_text("passed, 1 of 1 claim shown")
         expect(version.nth(0).locator(".tag")).to_have_text(["canary", "5% of the traffic", "cannot be served"])
         expect(version.nth(1)).to_contain_text("learned from a poisoned key")
-        expect(version.nth(3).locator(".tag")).to_have_text(["release"])
+        expect(version.nth(3).locator(".tag")).to_have_text(["release", "95% of the traffic"])
         expect(page.locator(".lineage .node")).to_have_count(4)
         expect(page.locator(".lineage .node.release")).to_contain_text("1")
         Rollout(live.store).act("roll back", "a complaint")
