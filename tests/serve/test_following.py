@@ -104,7 +104,7 @@ def test_from_the_shadow_to_the_release_without_a_failure(tmp_path: Path) -> Non
         state = rollout.begin(candidate, PLAN, gate=SURE)
         assert state is not None
         until(lambda: live.d.shadow.member is not None)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while (state := rollout.state()) is not None and state.under_way and time.monotonic() < end:
             rollout.look(list(observed(store, state)))
             time.sleep(0.05)
