@@ -138,7 +138,8 @@ def open_model(name: str | Path) -> LoadedModel:
         UsageError: the run has no finished checkpoint yet.
     """
     folder = Path(name)
-    if (folder / "experience.sqlite").exists() and not any(folder.glob("*.safetensors")):  # a checkpoint may be served
+    is_checkpoint = any(folder.glob("*.safetensors"))  # which was served, and so has its experience beside it
+    if (folder / "experience.sqlite").exists() and not is_checkpoint:
         finished = [f for f in (folder / "model", *sorted((folder / "checkpoints").glob("step-*"))[::-1]) if f.is_dir()]
         if not finished:
             raise UsageError(f"the run {folder} has no checkpoint yet", fix="let it go on: give its command again")

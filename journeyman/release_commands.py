@@ -1,4 +1,5 @@
-"""`journeyman release ...`: the versions of a deployment, what was found about them, and the way back."""
+"""`journeyman release ...`: the versions of a deployment, what was found about them, and the way back. Rollouts are in
+rollout_commands.py."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from journeyman.release.gate import read_judgement
 from journeyman.release.printed import render_judgement
 from journeyman.release.registry import Registry, show_runs
 from journeyman.release.rollout import State
+from journeyman.rollout_commands import RolloutAction, told
 from journeyman.store_commands import open_store
 
 console = Console()
@@ -49,10 +51,8 @@ class List:
             table.add_row(*_row(book, version, reached))
         console.print(table)
         if state is not None:
-            console.print(
-                f"\nrollout of version {state.candidate}: {state.phase}, {state.share:.0%} of the traffic. {state.why}",
-                highlight=False,
-            )
+            console.print()
+            told(state)
 
 
 def _row(book: Book, version: Version, reached: dict[int, Runs]) -> list[str | Text]:
@@ -211,12 +211,12 @@ class Quarantine:
         console.print(f"the release is version {release}" if release else "there is no release", highlight=False)
 
 
-Action = List | Show | Diff | Note | Rollback | Quarantine
+Action = List | Show | Diff | Note | Rollback | Quarantine | RolloutAction
 
 
 @dataclass(frozen=True)
 class ReleaseCommand:
-    """The versions of a deployment: list, show, compare, annotate, roll back, quarantine."""
+    """The versions of a deployment: list, show, compare, annotate, roll out, roll back, quarantine."""
 
     action: Annotated[Action, tyro.conf.arg(name="")]
 

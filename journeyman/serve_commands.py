@@ -34,6 +34,8 @@ class Serve:
             raise needs_serve("serving", error) from error
 
         def ready(d: Deployment, at: Addresses) -> None:
+            if d.notice:
+                console.print(d.notice, highlight=False)
             console.print(
                 f"{d.name} is served at {at.api}/v1, administration at {at.admin}, episodes in {d.store.where}"
             )

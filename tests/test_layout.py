@@ -24,7 +24,17 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"api", "recipes", "report", "progress"}),
     frozenset({"amalgamate", "improve", "serve"}),
     frozenset({"agents"}),
-    frozenset({"cli", "improve_commands", "merge_commands", "release_commands", "serve_commands", "store_commands"}),
+    frozenset(
+        {
+            "cli",
+            "improve_commands",
+            "merge_commands",
+            "release_commands",
+            "rollout_commands",
+            "serve_commands",
+            "store_commands",
+        }
+    ),
     frozenset({"__init__", "__main__"}),
 )
 """A unit (a package or module right under journeyman/) imports from its own layer and those before it.

@@ -9,8 +9,9 @@ import pytest
 
 from journeyman.experience import Store
 from journeyman.release.evidence import Sample
-from journeyman.release.gate import GateConfig, judge
+from journeyman.release.gate import GateConfig, judge, read_judgement
 from journeyman.release.registry import Registry
+from journeyman.release.rollout import State
 from tests.commands import command
 from tests.experience.helpers import make
 
@@ -68,3 +69,32 @@ def test_rollback_and_quarantine(folder: str, capsys: pytest.CaptureFixture[str]
     assert code == 2 and "give --version, --episodes or --lift" in err
     code, _, err = run(capsys, "rollback", folder, "--why", "again")
     assert code == 0 and err == ""
+
+
+def test_a_rollout_by_hand(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(Path(folder) / "experience.sqlite") as store:
+        Registry(store).add("3" * 64, "runs/three", parents=[2])
+    assert run(capsys, "look", folder)[1] == "WAIT  nothing is being rolled out\n"
+    code, _, err = run(capsys, "begin", folder, "3")
+    assert code == 2 and "the gate has not passed version 3" in err and "it was not examined" in err
+    _, out, _ = run(capsys, "begin", folder, "3", "--unexamined")
+    assert out == "version 3: running, stage 1 of 5, in the shadow. begun\n"
+    assert "WAIT 0 of 20 units" in " ".join(run(capsys, "look", folder)[1].split())
+    _, out, _ = run(capsys, "advance", folder, "--why", "I know it")
+    assert out == "version 3: running, stage 2 of 5, 1% of the traffic. I know it\n"
+    assert "paused" in run(capsys, "pause", folder, "--why", "a holiday")[1]
+    code, _, err = run(capsys, "advance", folder, "--why", "quick")
+    assert code == 2 and "cannot advance now: the rollout is paused" in err
+    assert "running" in run(capsys, "resume", folder, "--why", "back")[1]
+    assert "rolled back" in run(capsys, "back", folder, "--why", "a complaint")[1]
+    assert "version 3: rolled back" in run(capsys, "list", folder)[1]
+
+
+def test_the_gates_word_comes_along(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "rollback", folder, "--why", "to have something to release")
+    run(capsys, "begin", folder, "2", "--shares", "0.1", "1")
+    with Store(Path(folder) / "experience.sqlite") as store:
+        state = State.of(store.events())
+        found = Registry(store).book().evidence[2][-1]
+    assert state is not None and state.plan.shares == (0.1, 1.0)
+    assert state.gate == read_judgement(found).evidence > 0 and state.power == read_judgement(found).power

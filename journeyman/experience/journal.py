@@ -48,9 +48,10 @@ Decide = Callable[[Sequence[Event]], Sequence[Event]]
 """What happens next, given everything that did. It may raise, and then nothing does."""
 
 
-def events(connection: Connection) -> list[Event]:
-    """Everything that happened, in order."""
-    query = select(LOG.c.number, LOG.c.record).where(LOG.c.kind == "event").order_by(LOG.c.number)
+def events(connection: Connection, after: int = 0) -> list[Event]:
+    """Everything that happened since this entry of the log, in order."""
+    since = LOG.c.kind == "event", LOG.c.number > after
+    query = select(LOG.c.number, LOG.c.record).where(*since).order_by(LOG.c.number)
     return [_event(row.number, row.record) for row in connection.execute(query)]
 
 

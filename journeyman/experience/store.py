@@ -141,9 +141,13 @@ class Store:
 
     # -- the journal -----------------------------------------------------------------------------------
 
-    def events(self) -> list[Event]:
-        """Everything that was decided about the deployment, in order (journal.py)."""
-        return self._database.read(journal.events)
+    def events(self, after: int = 0) -> list[Event]:
+        """Everything that was decided about the deployment, in order (journal.py).
+
+        Args:
+            after: leave out the entries of the log up to this one. `Tail` (tail.py) reads on.
+        """
+        return self._database.read(lambda connection: journal.events(connection, after))
 
     def happen(self, decide: Decide) -> Future[list[Event]]:
         """Append what `decide` makes of all events so far; nobody comes in between. Done means on disk.

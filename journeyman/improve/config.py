@@ -89,7 +89,7 @@ class ImproveConfig:
     value_passes: int = 4
     """Passes of V over the episodes."""
     imitation: int = 600
-    """Updates of one study of all lessons: corrections, teachers' answers, and the policy's own successes. What is known
+    """Updates of one study of all lessons: corrections, teachers' answers, and own successes. What is known
     otherwise suffers at the beginning of a study, and comes back by its end (docs/LOG.md, 2026-11-21)."""
     memory: int = 1024
     """Episodes by which each other job is remembered meanwhile."""

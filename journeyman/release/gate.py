@@ -52,6 +52,10 @@ class Power:
     tools: tuple[str, ...] = ("*",)
     """That it may call; `*`: all."""
 
+    def may_call(self, tools: Iterable[str]) -> bool:
+        """Whether it may call each of these."""
+        return "*" in self.tools or set(tools) <= {*self.tools}
+
 
 @dataclass(frozen=True)
 class Rung:

@@ -1,4 +1,4 @@
-"""A judgement as people read it: the verdict first, then every claim on a line of its own, the weakest marked."""
+"""Judgements and decisions as people read them: the verdict first, then each claim or guardrail on its own line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from rich.text import Text
 
 from journeyman.release.evidence import ALONE
 from journeyman.release.gate import Finding, Judgement, Verdict
+from journeyman.release.rollout import Decision
 
 SIGNS = {Verdict.PASS: "✓", Verdict.FAIL: "✗", Verdict.INCONCLUSIVE: "?"}
 STYLES = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
+DECISIONS = {"wait": "yellow", "advance": "green", "roll back": "red"}
 PER_CENT = frozenset({"ability", "improvement", "generalization", "search", "audit", "rules", "abstention"})
 """Aspects whose numbers are shares; the others are scores."""
 
@@ -82,3 +84,17 @@ def _evidence(log: float) -> str:
     if log < math.log(1000):
         return f"{math.exp(log):.2g}" if log < math.log(100) else f"{math.exp(log):.0f}"
     return f"1e{math.floor(log / math.log(10)):.0f}" if math.isfinite(log) else "proof"
+
+
+def render_decision(decision: Decision) -> RenderableType:
+    """What a look at a rollout came to, with every guardrail on a line of its own."""
+    head = Text.assemble((decision.what.upper(), f"bold {DECISIONS[decision.what]}"), "  ", decision.why)
+    if not decision.readings:
+        return head
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    for title in ("guardrail", "candidate", "release", "pairs", "e for", "e against"):
+        table.add_column(title, justify="left" if title == "guardrail" else "right", no_wrap=True)
+    for r in decision.readings:
+        means = (f"{mean:.3f}" if math.isfinite(mean) else "-" for mean in (r.candidate, r.release))
+        table.add_row(r.name, *means, f"{r.pairs:,}", _evidence(r.shown), _evidence(r.refuted))
+    return Group(head, table)

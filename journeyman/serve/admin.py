@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path
 from pydantic import Field, StringConstraints
 
 from journeyman.errors import UnknownName
+from journeyman.release.book import Version
 from journeyman.serve.access import Admin, Served
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.errors import ApiError
@@ -27,7 +28,7 @@ class WeightsRequest(Shape):
 
 
 class VersionReply(Reply):
-    """Weights that were served."""
+    """Weights that are known."""
 
     version: int
     digest: str
@@ -45,15 +46,23 @@ class VersionList(Reply):
 class ServedVersion(VersionReply):
     """A version that is served."""
 
-    state: Literal["release", "candidate", "leaving"]
+    state: Literal["release", "candidate", "shadow", "leaving"]
     share: float = Field(description="Of the requests that ask for no version by name.")
     running: int = Field(description="Replies under way.")
 
 
+class FailedVersion(Reply):
+    """A version that the log asks for and that cannot be served. It is tried again."""
+
+    version: int
+    why: str
+
+
 class ServedList(Reply):
-    """All that are."""
+    """All that are, and those that should be."""
 
     data: list[ServedVersion]
+    failed: list[FailedVersion]
 
 
 class SharesRequest(Shape):
@@ -124,8 +133,9 @@ router = APIRouter(prefix="/admin", responses=failures())
 
 @router.get("/weights", response_model=VersionList)
 async def weights(d: Served, who: Admin) -> dict[str, Any]:
-    """Which weights were served, and which are now."""
-    return {"current": d.version.number, "data": [shown(version) for version in d.versions.all]}
+    """Which weights are known to the registry, and which most requests get."""
+    book = await asyncio.to_thread(d.registry.book)
+    return {"current": d.version.number, "data": [shown(version) for version in book.versions.values()]}
 
 
 @router.post("/weights", response_model=VersionReply, responses=failures(409))
@@ -138,7 +148,8 @@ async def replace(body: WeightsRequest, d: Served, who: Admin) -> dict[str, Any]
 @router.get("/versions", response_model=ServedList)
 async def served(d: Served, who: Admin) -> dict[str, Any]:
     """The versions that are served side by side."""
-    return {"data": [shown_member(d, member) for member in d.fleet.members]}
+    failed = [{"version": number, "why": failure.why} for number, failure in d.follower.failures.items()]
+    return {"data": [shown_member(d, member) for member in d.fleet.members], "failed": failed}
 
 
 @router.post("/versions", response_model=ServedVersion, status_code=201, responses=failures(409))
@@ -220,15 +231,17 @@ async def erase(body: EraseRequest, d: Served, who: Admin) -> dict[str, Any]:
 def shown_member(d: Deployment, member: Member) -> dict[str, Any]:
     """A version that is served, for JSON."""
     state = "leaving" if member.leaving else "release" if member is d.fleet.release else "candidate"
+    if member is d.shadow.member:
+        state = "shadow"
     running = member.service.running
     return {**shown(member.version), "state": state, "share": d.fleet.share(member), "running": running}
 
 
-def shown(version: Any) -> dict[str, Any]:
+def shown(version: Version) -> dict[str, Any]:
     """A version for JSON."""
     return {
         "version": version.number,
         "digest": version.digest,
         "source": version.source,
-        "since": version.since,
+        "since": version.at,
     }

@@ -17,6 +17,7 @@ from journeyman.exam.calibration import early_knowledge
 from journeyman.exam.stats import mean_interval
 from journeyman.experience.records import EpisodeFilter, EpisodeSummary
 from journeyman.experience.store import Store
+from journeyman.experience.tail import Tail
 from journeyman.report import charts
 from journeyman.report.curves import learning_curve
 from journeyman.report.html import own_pieces, summary
@@ -69,6 +70,7 @@ class Archive:
     def __init__(self, store: Store, run: Path | None, pieces: Pieces | None = None) -> None:
         self.store = store
         self.run = run if run is not None and (run / "config.json").exists() else None
+        self.journal = Tail(store)
         self._pieces = pieces
         self._lock = threading.Lock()
         self._made: dict[str, tuple[Any, Any]] = {}

@@ -34,6 +34,7 @@ class Ask:
         threshold: of V, below which it is withheld.
         hand_over: makes tokens of a teacher's words, where one is to answer then.
         search: how long to think.
+        seconds: after which the reply is cut, whatever the server's limit is.
         streamed: whether to tell it while it grows.
         record: what is kept of the request, beside what is known here.
         came: when the request did, in Unix seconds.
@@ -59,6 +60,7 @@ class Ask:
     threshold: float | None = None
     hand_over: Callable[[str], list[int]] | None = None
     search: SearchConfig = field(default_factory=SearchConfig)
+    seconds: float = float("inf")
     streamed: bool = False
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -72,7 +73,7 @@ def _open(d: Deployment) -> None:
 
 def _shaper(d: Deployment, model: str, chat: bool, asks: Sequence[Ask], logprobs: bool, return_tokens: bool) -> Shaper:
     return Shaper(
-        chat, model, asks[0].assigned.member.version.fingerprint, d.prompts.renderer, asks, logprobs, return_tokens
+        chat, model, asks[0].assigned.member.version.digest, d.prompts.renderer, asks, logprobs, return_tokens
     )
 
 
@@ -91,6 +92,7 @@ async def respond(
         if answers is None:
             return Response(status_code=499)
         _note_answers(request, answers)
+        shaper = replace(shaper, digest=answers[0].ask.assigned.member.version.digest)  # another may have stood in
         return JSONResponse(shaper.whole(answers), headers=shaper.headers(answers))
     events = d.gateway.answers(asks)
     try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,17 @@ from journeyman.errors import CheckpointError, JourneymanError, StoreConflict, U
 from journeyman.experience.store import Store
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
+from journeyman.model.weights import weights_digest
+from journeyman.release.book import Version
+from journeyman.release.gate import Power
+from journeyman.release.registry import Registry
 from journeyman.run import folder_of
 from journeyman.serve.archive import Archive
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Episodes
 from journeyman.serve.errors import ApiError
 from journeyman.serve.fleet import Assigned, Fleet, Member
+from journeyman.serve.following import Follower
 from journeyman.serve.gateway import Gateway
 from journeyman.serve.judge import Judge
 from journeyman.serve.keys import Keys
@@ -32,8 +38,9 @@ from journeyman.serve.logs import Log
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.prompts import Prompts
 from journeyman.serve.service import Service
+from journeyman.serve.shadow import Shadow
 from journeyman.serve.terms import Terms
-from journeyman.serve.versions import Version, Versions
+from journeyman.serve.weights import Beginning, beginning, registered
 from journeyman.stages import native_engine
 
 if TYPE_CHECKING:
@@ -51,12 +58,14 @@ class Deployment:
     Args:
         loaded: the first version.
         engine: samples with it; nobody else may use it.
-        store: keeps the episodes; closed with this.
-        folder: where keys and versions are.
+        store: keeps the episodes, and the versions with what was decided about them; closed with this.
+        folder: where the keys are.
         terms: on which answers are given to agents that are learned from; the engine has the model's weights then.
+        begun: what the registry says of the first version; found out where it is not given.
 
     Raises:
-        UsageError, CheckpointError: a file in the folder cannot be read, or the model has no usable chat template.
+        UsageError, CheckpointError: a file in the folder cannot be read, the model has no usable chat template, or it
+            is not to be served.
     """
 
     def __init__(
@@ -67,27 +76,36 @@ class Deployment:
         folder: Path,
         config: ServeConfig,
         terms: Terms | None = None,
+        begun: Beginning | None = None,
     ) -> None:
         self.config, self.store, self.terms, self.context = config, store, terms, engine.context
         self.name = config.name or loaded.source
-        self.prompts = Prompts(loaded.tokenizer)
         self.keys = Keys(folder / "keys.json")
-        self.versions = Versions(folder / "versions.json")
-        version = self.versions.of(loaded.model, loaded.source)
+        self.registry = Registry(store)
+        if terms is not None:  # the learner counts its versions itself
+            version = Version(engine.version, weights_digest(loaded.model), loaded.source, at=time.time())
+            begun = Beginning(loaded, version)
+        begun = begun or _begun(self.registry, folder, loaded, self.follows)
+        self.prompts = Prompts(begun.loaded.tokenizer)
+        self.notice = begun.notice
+        """Why something else is served than what was asked for; empty where it is not."""
         if terms is None:
-            engine.load(loaded.model, version.number)
-        else:
-            version = replace(version, number=engine.version)
-        self.fleet = Fleet(Member(version, loaded, Service(engine, Judge(loaded, config.job))))
+            engine.load(begun.loaded.model, begun.version.number)
+        self.fleet = Fleet(Member(begun.version, begun.loaded, Service(engine, Judge(begun.loaded, config.job))))
         self.metrics, self.log = Metrics(), Log(config.log_prompts)
-        self.gateway = Gateway(self.fleet, store, self.metrics, config)
+        self.shadow = Shadow(self.fleet, store, self.metrics, config.reply_seconds)
+        self.gateway = Gateway(self.fleet, store, self.metrics, config, self.shadow)
+        self.powers: Mapping[int, Power] = {}
+        """What a version may do; one that is not named, all."""
+        self.follower = Follower(self)
         if config.telemetry:
             self.gateway.telemetry = _telemetry(self.name)
         self.episodes = Episodes(config.episodes, lambda id: store.whole(id).turns)
         self.archive = Archive(store, folder.parent, self.prompts.renderer.pieces)
         self.rates, self.feedback_rates = RateLimit(MINUTE), RateLimit(DAY)
         self.draining = False
-        self._replacing = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        """Held by whoever loads versions or lets one have other weights."""
         self._leaving: set[asyncio.Task[None]] = set()
         self._watch()
 
@@ -101,19 +119,33 @@ class Deployment:
         loaded = open_model(source)
         folder = folder_of(source)
         folder.mkdir(parents=True, exist_ok=True)
-        judge = Judge(loaded, config.job)
-        context = min(config.context or fitting(loaded.model, config.slots), loaded.model.config.max_positions)
-        engine = native_engine(judge.learner, slots=config.slots, context=context)
+        config = replace(config, name=config.name or Path(source).resolve().name)
         store = Store(config.store or folder.parent / "experience.sqlite")
-        name = config.name or Path(source).resolve().name
-        d = Deployment(loaded, engine, store, folder, replace(config, name=name))
+        try:
+            begun = _begun(Registry(store), folder, loaded, not config.also)
+            model = begun.loaded.model
+            context = min(config.context or fitting(model, config.slots), model.config.max_positions)
+            engine = native_engine(Judge(begun.loaded, config.job).learner, slots=config.slots, context=context)
+            d = Deployment(loaded, engine, store, folder, config, begun=begun)
+            if d.notice:
+                d.log.write("notice", notice=d.notice)
+        except BaseException:
+            store.close()
+            raise
         shares: dict[int, float] = {}
         for other, share in config.others:
-            member = d._member(open_model(other))  # in the order given: it has the versions' numbers
+            found = open_model(other)
+            member = d.member(found, registered(d.registry, found))  # in the order given: it has the versions' numbers
             d.fleet.add(member)
             shares[member.number] = share
         d.fleet.divide({d.version.number: max(1 - sum(shares.values()), 0.0), **shares})
         return d
+
+    @property
+    def follows(self) -> bool:
+        """Whether the traffic is what the log says: not where shares are given by hand, nor for agents that are learned
+        from."""
+        return self.terms is None and not self.config.also
 
     # -- the release --------------------------------------------------------------------------------------
 
@@ -140,22 +172,39 @@ class Deployment:
         versions = {f"{self.name}@{one.number}": one for one in self.fleet.members if not one.leaving}
         return {self.name: self.fleet.release, **versions}
 
-    def assign(self, name: str, user: str, episode: Episode) -> Assigned:
+    def assign(self, name: str, user: str, episode: Episode, tools: Iterable[str] = ()) -> Assigned:
         """Which version answers: the one that is asked for, or that the user, or else the episode, is assigned to. An
         episode stays with its version as long as that is served.
 
+        What only some versions may do is done by the release, whoever asks: no lot is drawn, so that those who are
+        compared with a canary ask for nothing that it could not be asked for. Nor does anybody get a version whose
+        engine failed.
+
+        Args:
+            tools: that may be called.
+
         Raises:
-            ApiError: 404, there is no such model.
+            ApiError: 404, there is no such model; 400, the one that is asked for may not call these.
         """
-        member = self._named(name)
+        member, release = self._named(name), self.fleet.release
         if name != self.name:
+            if not self.power(member).may_call(tools):
+                raise ApiError(400, f"{name} may not call these tools yet", "beyond_power", param="tools")
             return Assigned(member)
+        tried = [one for one in self.fleet.members if self.fleet.share(one)]
+        if not all(self.power(one).may_call(tools) for one in tried):
+            return Assigned(release)
         old = episode.assigned
         if old is not None and any(one.number == old[0] and not one.leaving for one in self.fleet.members):
-            return Assigned(self.fleet.of(old[0]), old[1])
-        new = self.fleet.assign(f"user {user}" if user else f"episode {episode.id}")
-        episode.assigned = new.member.number, new.probability
-        return new
+            new = Assigned(self.fleet.of(old[0]), old[1])
+        else:
+            new = self.fleet.assign(f"user {user}" if user else f"episode {episode.id}")
+            episode.assigned = new.member.number, new.probability
+        return new if new.member.healthy else Assigned(release)
+
+    def power(self, member: Member) -> Power:
+        """What a version may do."""
+        return self.powers.get(member.number, Power())
 
     def _named(self, name: str) -> Member:
         found = self.names.get(name)
@@ -181,16 +230,15 @@ class Deployment:
             "value_function": member.judges,
             "context": self.context,
         }
-        created = int(member.version.since)
+        created = int(member.version.at)
         return {"id": id, "object": "model", "created": created, "owned_by": "journeyman", "journeyman": ours}
 
     def unready(self) -> str | None:
         """Why no new work is taken now; None where it is."""
         if self.draining:
             return "the server is shutting down"
-        for service in (member.service for member in self.fleet.members):
-            if not service.alive or service.broken is not None:
-                return f"the engine failed: {service.broken}"
+        if not self.fleet.release.healthy:
+            return f"the engine failed: {self.service.broken}"
         return None if self.gateway.keeping else "experience cannot be written"
 
     # -- versions come and go -----------------------------------------------------------------------------
@@ -202,8 +250,9 @@ class Deployment:
             UsageError, CheckpointError: not there, or it does not fit. Nothing has changed.
             StoreConflict: it is served already.
         """
-        async with self._replacing:
-            member = await asyncio.to_thread(self._member, await self._opened(source))
+        async with self.changing:
+            loaded = await self._opened(source)
+            member = await asyncio.to_thread(lambda: self.member(loaded, registered(self.registry, loaded)))
             try:
                 self.fleet.add(member)
             except StoreConflict:
@@ -235,22 +284,25 @@ class Deployment:
         return member
 
     async def replace(self, source: str) -> Version:
-        """Let the release have other weights from now on, without a pause.
+        """Let the release have other weights from now on, without a pause. Where the log is followed, it says so first.
 
         Raises:
-            UsageError, CheckpointError: not there, or of another shape or tokenizer. Nothing has changed.
+            UsageError, CheckpointError: not there, in quarantine, of another shape or tokenizer. Nothing has changed.
             StoreConflict: another version that is served has them.
         """
-        async with self._replacing:
+        async with self.changing:
             loaded = await self._opened(source)
             self._check_texts(loaded)
             release = self.fleet.release
             if replace(loaded.model.config, hf={}) != replace(self.loaded.model.config, hf={}):  # `hf`: the file's own
                 raise _misfit(loaded, "its shape is another", "load it as a version of its own: POST /admin/versions")
-            version = await asyncio.to_thread(self.versions.of, loaded.model, loaded.source)
+            version = await asyncio.to_thread(registered, self.registry, loaded)
             if any(one.number == version.number for one in self.fleet.members if one is not release):
                 raise StoreConflict(f"version {version.number} is served already", fix="give it the largest share")
             judge = Judge(loaded, self.config.job)
+            if self.follows:
+                why = f"put in its place by hand: {source}"
+                await asyncio.to_thread(self.registry.point, "release", version.number, why)
             await asyncio.wrap_future(release.service.load(loaded.model, judge, version.number))
             release.loaded, release.version = loaded, version
             self.log.write("weights", version=version.number, source=version.source)
@@ -264,13 +316,16 @@ class Deployment:
                 raise
             raise UsageError(f"{source[:80]!r} cannot be a model", reason=str(error)[:200]) from error
 
-    def _member(self, loaded: LoadedModel) -> Member:
-        """A version with an engine of its own, with as many slots as the first."""
+    def member(self, loaded: LoadedModel, version: Version) -> Member:
+        """A version with an engine of its own, with as many slots as the first.
+
+        Raises:
+            CheckpointError: it does not fit what is served.
+        """
         self._check_texts(loaded)
         if loaded.model.config.max_positions < self.context:
             reason = f"it reads {loaded.model.config.max_positions} tokens, and the others {self.context}"
             raise _misfit(loaded, reason, "serve all with a smaller --context")
-        version = self.versions.of(loaded.model, loaded.source)
         judge = Judge(loaded, self.config.job)
         engine = native_engine(judge.learner, slots=self.config.slots, context=self.context)
         engine.load(loaded.model, version.number)
@@ -293,6 +348,8 @@ class Deployment:
             watch(f"journeyman_{name}", what, partial(self._total, name))
         watch("journeyman_outstanding", "Answers asked for and not there yet.", lambda: self.gateway.outstanding)
         watch("journeyman_version", "Version of the release.", lambda: self.version.number)
+        unserved = "Versions that the log asks for and that cannot be served."
+        watch("journeyman_unserved", unserved, lambda: len(self.follower.failures))
         watch("journeyman_ready", "Whether new work is taken.", lambda: float(self.unready() is None))
 
     def _total(self, name: str) -> float:
@@ -300,6 +357,7 @@ class Deployment:
 
     async def close(self) -> None:
         """Let go of everything; what was said is kept first."""
+        await self.shadow.close()
         await self.gateway.settle()
         for task in tuple(self._leaving):
             task.cancel()
@@ -307,6 +365,11 @@ class Deployment:
         await asyncio.to_thread(self.store.close)
         if self.gateway.telemetry is not None:
             await asyncio.to_thread(self.gateway.telemetry.close)
+
+
+def _begun(registry: Registry, folder: Path, loaded: LoadedModel, follows: bool) -> Beginning:
+    registry.take_over(folder / "versions.json")
+    return beginning(registry, loaded, follows=follows)
 
 
 def _telemetry(name: str) -> Telemetry:

@@ -211,6 +211,8 @@ def restored(id: str, turns: Sequence[ServedTurn]) -> Episode:
         known[turn.id] = Turn(turn.id, after, trail, History.of(prompt.tolist()).then(made), text)
         episode.add(known[turn.id])
     by_chance = [turn.spans[0] for turn in turns if turn.spans and "model" not in turn.parameters]
+    by_lot = [span for span in by_chance if span.probability < 1]  # a turn that took more power says nothing of it
     if by_chance:
-        episode.assigned = by_chance[-1].version, by_chance[-1].probability
+        last = (by_lot or by_chance)[-1]
+        episode.assigned = last.version, last.probability
     return episode

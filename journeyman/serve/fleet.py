@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from journeyman.errors import StoreConflict, UnknownName, UsageError
 from journeyman.model.load import LoadedModel
+from journeyman.release.book import Version
 from journeyman.serve.service import Service
-from journeyman.serve.versions import Version
 
 LINGER = 5.0
 """Seconds that a version which is to go must have had nothing to do: who was assigned just now still finds it."""
@@ -47,6 +47,11 @@ class Member:
     def judges(self) -> bool:
         """Whether it has a value function."""
         return self.service.judge.knows
+
+    @property
+    def healthy(self) -> bool:
+        """Whether its engine works."""
+        return self.service.alive and self.service.broken is None
 
     @property
     def busy(self) -> bool:
@@ -145,15 +150,27 @@ class Fleet:
         member.leaving = True
         return member
 
+    def take_back(self, number: int) -> bool:
+        """Let one stay that was dismissed and is not gone yet; whether there is one."""
+        for member in self.members:
+            if member.number == number and member.leaving:
+                member.leaving = False
+                return True
+        return False
+
     async def emptied(self, member: Member) -> None:
-        """Wait until one that was dismissed has had nothing to do for a while; then it is gone."""
+        """Wait until one that was dismissed has had nothing to do for a while; then it is gone, unless it was taken
+        back."""
         idle_since: float | None = None
         clock = asyncio.get_running_loop().time
         while idle_since is None or clock() - idle_since < LINGER:
+            if not member.leaving:
+                return
             idle_since = None if member.busy else idle_since or clock()
             await asyncio.sleep(LINGER / 20)
-        self.members.remove(member)
-        await asyncio.to_thread(member.service.close)
+        if member in self.members:  # who was taken back and dismissed again is waited for twice
+            self.members.remove(member)
+            await asyncio.to_thread(member.service.close)
 
     def close(self) -> None:
         """Let go of all engines."""

@@ -40,11 +40,9 @@ class Gate:
     def about(self) -> Mapping[str, Any]:
         """What is served here."""
         d = self.d
-        known = {one.number: {"digest": one.digest, "source": one.source, "since": one.since} for one in d.versions.all}
         return {
             "name": d.name,
             "live": True,
             "serving": d.version.number,
-            "known": known,
             "traffic": d.metrics.traffic.read(),
         }

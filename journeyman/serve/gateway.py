@@ -28,11 +28,12 @@ from journeyman.serve.config import ServeConfig
 from journeyman.serve.endings import kept_as, message_of, spans_of
 from journeyman.serve.episodes import Turn, onward
 from journeyman.serve.errors import ApiError, from_ours
-from journeyman.serve.fleet import Fleet
+from journeyman.serve.fleet import Assigned, Fleet
 from journeyman.serve.mail import Inbox, Mail
 from journeyman.serve.metrics import Metrics
 from journeyman.serve.openai import ChatMessage
 from journeyman.serve.service import Asked, Event, Failed, Finished, History, Order, Progress, Started, sampled
+from journeyman.serve.shadow import Shadow
 from journeyman.serve.talk import Teller
 from journeyman.serve.teacher import NoAnswer, Teacher
 from journeyman.serve.think import Stopped, Thought, think
@@ -66,8 +67,8 @@ class _Running:
 class Gateway:
     """Answers requests. Used from one event loop."""
 
-    def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig) -> None:
-        self.fleet, self.store, self.metrics, self.config = fleet, store, metrics, config
+    def __init__(self, fleet: Fleet, store: Store, metrics: Metrics, config: ServeConfig, shadow: Shadow) -> None:
+        self.fleet, self.store, self.metrics, self.config, self.shadow = fleet, store, metrics, config, shadow
         self.telemetry: Telemetry | None = None
         self.teacher = None
         if config.teacher:
@@ -141,6 +142,9 @@ class Gateway:
         try:
             while running:
                 index, event = await _next(events, deadline if waiting else None)
+                if isinstance(event, Failed) and (instead := self._instead(running[index], event)) is not None:
+                    running[index] = self._begin(instead, hear)
+                    continue
                 if isinstance(event, Failed):
                     del running[index]
                     self.outstanding -= 1
@@ -176,7 +180,7 @@ class Gateway:
             held=ask.held,
             keep=one.turn,
             streamed=ask.streamed and not ask.buffered,
-            seconds=self.config.reply_seconds,
+            seconds=min(self.config.reply_seconds, ask.seconds),
         )
         if ask.search.think > 1:
             self._spawn(self._think(one, order, hear))
@@ -184,13 +188,20 @@ class Gateway:
             one.asked = ask.assigned.member.service.ask(order, lambda event: hear(ask.index, event))
         return one
 
+    def _instead(self, one: _Running, failed: Failed) -> Ask | None:
+        """The same for the release, where another that was drawn by lot broke before it had said anything."""
+        given, release = one.ask.assigned, self.fleet.release
+        if one.started or given.member is release or given.probability == 1 or _failure(failed.error).status < 500:
+            return None
+        return replace(one.ask, assigned=Assigned(release))
+
     async def _think(self, one: _Running, order: Order, hear: Any) -> None:
         ask, seats, service = one.ask, one.ask.search.slots, one.ask.assigned.member.service
         loan = service.borrow(seats)
         try:
             await asyncio.wrap_future(loan)
             hear(ask.index, Started(0))
-            timer = asyncio.get_running_loop().call_later(self.config.reply_seconds, one.stop.set)
+            timer = asyncio.get_running_loop().call_later(order.seconds, one.stop.set)
             one.thought = await asyncio.to_thread(
                 think, service, ask.listener.renderer, order, ask.listener.stops, ask.search, self.usual, one.stop
             )
@@ -227,6 +238,7 @@ class Gateway:
         self._count(finished, kept)
         if self.telemetry is not None:
             self.telemetry.note(self._timeline(one, finished, kept, ended))
+        self.shadow.offer(ask, one.turn, finished)
         gone = finished.finish == "cancelled"
         if unsure and not gone and (taught := await self._taught(one, finished)) is not None:
             return taught

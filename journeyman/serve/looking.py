@@ -21,6 +21,7 @@ from journeyman.experience.records import EpisodeFilter, EpisodeSummary, Feedbac
 from journeyman.serve.access import Bearer
 from journeyman.serve.archive import Archive
 from journeyman.serve.openai import Shape
+from journeyman.serve.releases import rollouts, standing
 from journeyman.serve.replies import Reply, failures
 from journeyman.serve.traces import trace
 from journeyman.types import Trajectory
@@ -45,7 +46,7 @@ class Door(Protocol):
         ...
 
     def about(self) -> Mapping[str, Any]:
-        """The fields `name`, `live`, `serving`, `known` and `traffic` of :class:`Overview`."""
+        """The fields `name`, `live`, `serving` and `traffic` of :class:`Overview`."""
         ...
 
 
@@ -209,8 +210,13 @@ class Overview(Reply):
         description="Each job of the run: its exams, and charts as SVG to be coloured by the page's style sheet."
     )
     versions: list[dict[str, Any]] = Field(
-        description="Versions of the weights, the newest first: where they came from, and what the latest served "
-        "episodes say of them (`success` with its 95% interval where feedback is known)."
+        description="Versions of the weights, the newest first: what the registry says of each (`parents`, `aliases`, "
+        "`share` of the traffic, `verdict` of the gate, `quarantine`, `trouble`), and what the latest served episodes "
+        "say of it (`success` with its 95% interval where feedback is known)."
+    )
+    rollouts: list[dict[str, Any]] = Field(
+        description="The latest 20, the newest first: the stages with the present one, and every decision with the "
+        "readings it was made by (means of candidate and release; `shown` and `refuted`: logs of the e-values)."
     )
     judgement: dict[str, Any] | None = Field(
         description="Of the latest served episodes whose outcome is known: how early V knew, and its calibration."
@@ -302,7 +308,8 @@ def glance(at: View, about: Mapping[str, Any]) -> dict[str, Any]:
     archive = at.archive
     run = archive.read()
     known = {one.version: asdict(one) for one in archive.evidence(at.key)}
-    origin: Mapping[int, Any] = about["known"]
+    events = archive.journal.read()
+    registry = standing(events)
     return {
         "object": "overview",
         "name": about["name"],
@@ -314,9 +321,10 @@ def glance(at: View, about: Mapping[str, Any]) -> dict[str, Any]:
         "steps": run and run.steps,
         "jobs": archive.learning(),
         "versions": [
-            {"version": number, **known.get(number, {"episodes": 0}), **origin.get(number, {})}
-            for number in sorted({*known, *origin}, reverse=True)
+            {"version": number, **known.get(number, {"episodes": 0}), **registry.get(number, {})}
+            for number in sorted({*known, *registry}, reverse=True)
         ],
+        "rollouts": rollouts(events),
         "judgement": archive.judgement(at.key),
     }
 

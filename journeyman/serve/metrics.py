@@ -64,6 +64,9 @@ class Metrics:
         )
         self.finishes = Counter("journeyman_answers", "Answers by how they ended.", ["finish"], registry=r)
         self.taught = Counter("journeyman_handed_over", "Answers left to the teacher.", ["teacher"], registry=r)
+        self.shadow = Counter(
+            "journeyman_shadow", "Answers that a shadow was to give again, by what came of it.", ["what"], registry=r
+        )
         self.feedback = Counter("journeyman_feedback", "Feedback that was kept, by metric.", ["metric"], registry=r)
         self.unkept = Counter("journeyman_store_failures", "What could not be written to the store.", registry=r)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +14,7 @@ from journeyman.engine.base import Sampling
 from journeyman.errors import UsageError
 from journeyman.experience.ids import uuid7
 from journeyman.experience.records import check_name
+from journeyman.release.gate import Power
 from journeyman.serve.asks import Ask
 from journeyman.serve.deployment import Deployment
 from journeyman.serve.episodes import Episode, Place, Turn, manner_of, place, trails
@@ -75,7 +76,8 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     lead = _lead(body, manner)
     marks = trails(manner_of(tools), body.messages)
     episode = await _episode(d, body, caller)
-    assigned = _assigned(d, body, episode)
+    tools_called = manner.names if body.tool_choice != "none" else ()
+    assigned = _assigned(d, body, episode, tools_called)
     where = place(episode, marks)
     with _noticed(episode):
         history, held = await _done(size, partial(_chat_history, d, body, manner, where, lead))
@@ -87,7 +89,7 @@ async def chat_asks(d: Deployment, body: ChatRequest, caller: Caller) -> list[As
     record = _record(d, body, caller, asked) | {
         "messages": [message.model_dump(exclude_none=True) for message in body.messages]
     }
-    sampling = await _sampling(d, body, stops, len(history))
+    sampling = await _sampling(d, body, stops, len(history), d.power(assigned.member))
     listener = Listener(d.prompts.renderer, body.stops, shown, lead)
     return _choices(
         d,
@@ -128,13 +130,14 @@ async def completion_asks(d: Deployment, body: CompletionRequest, caller: Caller
             where, history, held = await _done(len(prompt), partial(_bare_history, d, episode, prompt))
         text = prompt if isinstance(prompt, str) else d.prompts.renderer.text(prompt)
         record = _record(d, body, caller, {"text": text})
-        sampling = await _sampling(d, body, body.stops, len(history))
+        assigned = _assigned(d, body, episode)
+        sampling = await _sampling(d, body, body.stops, len(history), d.power(assigned.member))
         asks += _choices(
             d,
             body,
             caller,
             len(asks),
-            assigned=_assigned(d, body, episode),
+            assigned=assigned,
             episode=episode,
             place=where,
             history=history,
@@ -171,6 +174,7 @@ def _choices(d: Deployment, body: Common, caller: Caller, first: int, **common: 
             threshold=ours.threshold,
             hand_over=d.prompts.reply_ids if ours.on_unsure == "teacher" else None,
             search=ours.search,
+            seconds=d.power(common["assigned"].member).seconds,
             streamed=body.stream,
             came=caller.came,
             trace=caller.trace,
@@ -208,13 +212,13 @@ def _check_hand_over(d: Deployment, body: ChatRequest) -> None:
         raise _unsupported(param, "a teacher answers in words, and cannot call tools for the model")
 
 
-def _assigned(d: Deployment, body: Common, episode: Episode) -> Assigned:
-    """The version that answers.
+def _assigned(d: Deployment, body: Common, episode: Episode, tools: Collection[str] = ()) -> Assigned:
+    """The version that answers, and may call these tools.
 
     Raises:
         ApiError: it cannot do what is asked, or there is none of that name.
     """
-    found = d.assign(body.model, body.user or "", episode)
+    found = d.assign(body.model, body.user or "", episode, tools)
     ours, search, slots = body.journeyman, body.journeyman.search, found.member.service.engine.slots
     if not found.member.judges and (ours.threshold is not None or (search.think > 1 and search.asks_value)):
         reason = f"{d.name} has no value function: it cannot tell how sure it is"
@@ -359,14 +363,14 @@ def _lead(body: ChatRequest, manner: Manner) -> str:
     return manner.calls.beginning(name)
 
 
-async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: int) -> Sampling:
+async def _sampling(d: Deployment, body: Common, stops: Sequence[str], length: int, power: Power) -> Sampling:
     limit = body.limit
     if limit is not None and limit > d.context:
         message = f"max_tokens: the model reads at most {d.context} tokens, answer included, got {limit}"
         raise ApiError(400, message, "context_length_exceeded", param="max_tokens")
     texts = await asyncio.to_thread(d.prompts.stop_texts, stops) if stops else None
     temperature, top_p = (1.0 if given is None else given for given in (body.temperature, body.top_p))
-    most = min(limit or d.context, d.context - length)
+    most = min(limit or d.context, d.context - length, power.tokens)
     if d.terms is not None:
         temperature, top_p, most = d.terms.temperature, 1.0, min(most, d.terms.max_tokens or most)
     try:

@@ -69,12 +69,17 @@ async def run(
     Args:
         admin: where the administration listens; None: nowhere.
     """
+    if d.follows:
+        await (
+            d.follower.try_to_look()
+        )  # before anybody is answered: who comes back in the middle of a rollout goes on with it
     places = [(_server(d, api(d)), listener)]
     if admin is not None:
         places.append((_server(d, administration(d)), admin))
     servers = [server for server, _ in places]
     tasks = [asyncio.ensure_future(server.serve(sockets=[one])) for server, one in places]
     ended, checking = asyncio.ensure_future(until()), asyncio.ensure_future(d.gateway.keep_checking())
+    following = asyncio.ensure_future(d.follower.follow()) if d.follows else None
     try:
         while not all(server.started for server in servers):
             await asyncio.sleep(0.01)
@@ -85,9 +90,10 @@ async def run(
         d.log.write("draining", outstanding=d.gateway.outstanding)
         for server in servers:
             server.should_exit = True
-        ended.cancel()
-        checking.cancel()
-        await asyncio.gather(*tasks, ended, checking, return_exceptions=True)
+        others = [ended, checking, *([following] if following is not None else [])]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*tasks, *others, return_exceptions=True)
         await d.close()
         d.log.write("stopped")
 

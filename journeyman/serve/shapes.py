@@ -23,7 +23,7 @@ class Shaper:
     Attributes:
         chat: a conversation's, or a bare text's.
         model: as the client called it.
-        fingerprint: of the weights.
+        digest: of the weights.
         renderer: of the tokens.
         asks: what was asked.
         logprobs: whether tokens with their log-probabilities go along.
@@ -32,13 +32,18 @@ class Shaper:
 
     chat: bool
     model: str
-    fingerprint: str
+    digest: str
     renderer: Renderer
     asks: Sequence[Ask]
     logprobs: bool = False
     return_tokens: bool = False
     id: str = field(default_factory=uuid7)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights, in short: OpenAI's `system_fingerprint`."""
+        return f"fp_{self.digest[:12]}"
 
     @property
     def episode(self) -> str:

@@ -45,7 +45,7 @@ class Window:
 
     def about(self) -> Mapping[str, Any]:
         """Nothing is served here."""
-        return {"name": self.name, "live": False, "serving": None, "known": {}, "traffic": []}
+        return {"name": self.name, "live": False, "serving": None, "traffic": []}
 
 
 def viewer(archive: Archive, name: str) -> FastAPI:

@@ -162,7 +162,7 @@ class Live:
         return self.http.post("/v1/chat/completions", json=body, headers=headers or {})
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait for something that happens in another thread."""
     end = time.monotonic() + seconds
     while not true():

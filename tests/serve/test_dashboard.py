@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from journeyman.experience.store import Store
+from journeyman.model.weights import weights_digest
+from journeyman.release.evidence import Sample
+from journeyman.release.gate import GateConfig, Power, judge
+from journeyman.release.registry import Registry
+from journeyman.release.rollout import RolloutPlan
+from journeyman.release.steering import Rollout
 from journeyman.serve.keys import Keys
-from tests.serve.live import Live, judged, native, scripted
+from tests.release.test_rollout import episodes, shadowed
+from tests.serve.live import APPRENTICE, Live, judged, native, scripted
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -221,3 +231,79 @@ def test_a_server_with_keys_is_asked_with_one(tmp_path: Path, pages: Any) -> Non
         expect(page.locator(".status")).to_contain_text("Stored")
         (said,) = live.store.whole(live.store.browse().episodes[0].id).feedback
         assert said.value == 0 and said.key
+
+
+PLAN = RolloutPlan(shares=(0.0, 0.01, 0.05, 0.25, 1.0), least=20)
+
+
+def life_of(store: Store) -> None:
+    """Versions with a merge and one in quarantine; one rollout that was rolled back, one that is under way."""
+    registry = Registry(store)
+    registry.add(weights_digest(APPRENTICE.model), "apprentice")
+    registry.point("release", 1)
+    for number in range(2, 5):
+        registry.add(f"{number}" * 64, f"runs/maze/versions/{number}", parents=[number - 1] if number < 4 else [1, 2])
+    registry.quarantine(3, "learned from a poisoned key")
+    passed = judge([Sample("ability", "maze", (1.0,) * 400, (1.0,) * 400)], GateConfig(demands=("ability",)))
+    for number in (2, 4):
+        registry.attach(number, passed.as_dict())
+    registry.note(4, "of both branches")
+    rollout, rng = Rollout(store), np.random.default_rng(0)
+    rollout.begin(2, PLAN, gate=20.0)
+    rollout.act("advance", "it looked well")
+    rollout.look(episodes(rng, 400, worse=0.5))
+    rollout.begin(4, PLAN, gate=20.0, power=Power(tokens=1024, seconds=30.0, tools=()))
+    rename = {2: 4, 1: 1}
+    seen = [replace(one, version=rename[one.version]) for one in shadowed(rng, 60, worse=-0.05)]
+    rollout.look(seen)
+    seen += [replace(one, version=rename[one.version]) for one in episodes(rng, 600, worse=-0.05)]
+    rollout.look(seen)
+
+
+def test_a_rollout_is_shown_live(tmp_path: Path, pages: Any) -> None:
+    with Store(tmp_path / "experience.sqlite") as store:
+        life_of(store)
+    with Live(tmp_path, scripted("north"), judged()) as live:
+        page = pages(live.url, "/#/versions")
+        card = page.locator(".rollout").first
+        expect(card.locator("h2")).to_have_text("Version 4 after version 1")
+        expect(card.locator(".steps li b")).to_have_text(["shadow", "1%", "5%", "25%", "full"])
+        expect(card.locator(".steps [aria-current=step]")).to_contain_text("5%")
+        expect(card.locator(".steps .done")).to_have_count(2)
+        made = [event for event in live.store.events() if event.topic == "rollout"][-1].data
+        (reading,) = made["readings"]
+        expect(card.locator(".why")).to_have_text(made["why"])
+        expect(card.locator(".readings tbody th")).to_have_text(["reward"])
+        shown = card.locator(".readings tbody td:not(.draw)").all_inner_texts()
+        assert shown[:3] == [f"{reading['candidate']:.3f}", f"{reading['release']:.3f}", str(reading["pairs"])]
+        assert shown[3] == (f"1e{int(reading['shown'] / np.log(10))}" if reading["shown"] > np.log(1000) else shown[3])
+        expect(card.locator(".decisions li b")).to_have_text(["on", "on", "begun"])
+        expect(card).to_contain_text("1,024 tokens and 30 s an answer, no tools")
+        page.get_by_text("1 earlier rollout").click()
+        expect(page.locator(".rollout").nth(1).locator(".steps .back")).to_contain_text("1%")
+        version = page.locator("article.version:not(.rollout)")
+        expect(version.locator("h2")).to_have_text(["Version 4", "Version 3", "Version 2", "Version 1"])
+        expect(version.nth(0)).to_contain_text("version 1, version 2")
+        expect(version.nth(0)).to_contain_text("passed, 1 of 1 claim shown")
+        expect(version.nth(0).locator(".tag")).to_have_text(["canary", "5% of the traffic", "cannot be served"])
+        expect(version.nth(1)).to_contain_text("learned from a poisoned key")
+        expect(version.nth(3).locator(".tag")).to_have_text(["release", "95% of the traffic"])
+        expect(page.locator(".lineage .node")).to_have_count(4)
+        expect(page.locator(".lineage .node.release")).to_contain_text("1")
+        Rollout(live.store).act("roll back", "a complaint")
+        expect(card.locator(".steps .back")).to_contain_text("5%")  # without asking again
+        expect(card.locator(".why")).to_have_text("a complaint")
+        expect(page.locator("details")).to_have_attribute("open", "")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_rollout_fits_a_phone(tmp_path: Path, pages: Any, scheme: str) -> None:
+    with Store(tmp_path / "experience.sqlite") as store:
+        life_of(store)
+    with Live(tmp_path, scripted("north"), judged()) as live:
+        page = pages(live.url, "/#/versions", size=PHONE, scheme=scheme)
+        expect(page.locator(".steps li")).to_have_count(5)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(
+            "[...document.querySelectorAll('main *')].every(e => e.getBoundingClientRect().right <= 391)"
+        )

@@ -1,0 +1,97 @@
+"""The weights that a server has, and what the registry says of them: their number, and whether they may be served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from journeyman.api import open_model
+from journeyman.errors import CheckpointError, JourneymanError, UsageError
+from journeyman.model.load import LoadedModel
+from journeyman.model.weights import weights_digest
+from journeyman.release.book import Book, Version
+from journeyman.release.registry import Registry
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a server begins with; `notice`: why that is not what it was told to serve, where it is not."""
+
+    loaded: LoadedModel
+    version: Version
+    notice: str = ""
+
+
+def beginning(registry: Registry, loaded: LoadedModel, *, follows: bool) -> Beginning:
+    """What a server begins with that was told to serve these weights.
+
+    Those that nobody knew become the release: whoever serves them has decided so. Those that are known give way to the
+    release, where the log has another: they were superseded.
+
+    Args:
+        follows: whether the server follows the log. If not, it serves them, whatever the release is.
+
+    Raises:
+        UsageError: they are in quarantine. CheckpointError: the release cannot be loaded.
+    """
+    digest = weights_digest(loaded.model)
+    known = registry.book().known(digest)
+    version = registered(registry, loaded, digest)
+    book = registry.book()
+    release = book.aliases.get("release")
+    if not follows or release == version.number:
+        return Beginning(loaded, version)
+    if known is None or release is None:
+        registry.point("release", version.number, f"served by hand: {loaded.source}")
+        return Beginning(loaded, version)
+    told = f"version {version.number} ({loaded.source}) was superseded: the release is version {release}"
+    return Beginning(opened(book.versions[release]), book.versions[release], f"{told}, and is served")
+
+
+def registered(registry: Registry, loaded: LoadedModel, digest: str = "") -> Version:
+    """The version that these weights are; a new one, made of the present release, where nobody knew them.
+
+    Args:
+        digest: of the weights, where that is known already.
+
+    Raises:
+        UsageError: they are in quarantine.
+    """
+    book = registry.book()
+    parents = [book.aliases["release"]] if "release" in book.aliases else []
+    version = registry.add(digest or weights_digest(loaded.model), _place(loaded.source), parents=parents)
+    check_trusted(book, version)
+    return version
+
+
+def check_trusted(book: Book, version: Version) -> None:
+    """Raises UsageError: the version is in quarantine."""
+    if version.number in book.quarantined:
+        why = next((q.why for q in book.quarantines if q.lifted is None and version.number in q.versions), "")
+        raise UsageError(
+            f"version {version.number} ({version.source}) is in quarantine",
+            reason=why or "a version that it was made of is",
+            fix="serve another, or lift that first: journeyman release quarantine STORE --lift ID --why ...",
+        )
+
+
+def opened(version: Version) -> LoadedModel:
+    """A version's weights, from where they were when it was registered.
+
+    Raises:
+        CheckpointError: they are not there any more, or others are.
+    """
+    what = f"version {version.number} cannot be loaded from {version.source}"
+    fix = "put its weights back there, or take another version: journeyman release rollback STORE --why ..."
+    try:
+        loaded = open_model(version.source)
+    except (JourneymanError, OSError, ValueError) as error:
+        raise CheckpointError(what, reason=str(error).splitlines()[0], fix=fix) from error
+    if weights_digest(loaded.model) != version.digest:
+        raise CheckpointError(what, reason="other weights are there now", fix=fix)
+    return loaded
+
+
+def _place(source: str) -> str:
+    """As another process finds it, whatever folder it works in."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
