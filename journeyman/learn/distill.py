@@ -166,20 +166,28 @@ def add_divergence(
 ) -> float:
     """Add `weight` times the gradient of the divergence, summed over sampled tokens, from each job's teacher to the
     policy's gradient. Returns the sum itself."""
+    return sum(
+        add_divergence_from(learner, [t for t in trajectories if t.task.job == name], teacher, weight, direction)
+        for name, teacher in teachers.items()
+    )
+
+
+def add_divergence_from(
+    learner: Learner, trajectories: Sequence[Trajectory], teacher: Decoder, weight: float, direction: Direction
+) -> float:
+    """The same with one teacher for all of them, whatever their jobs."""
     total = 0.0
-    for name, teacher in teachers.items():
-        own = [t for t in trajectories if t.task.job == name]
-        for rows in micro_batches(own, learner.token_budget) if own else []:
-            batch = collate([own[i] for i in rows], device=learner.device)
-            with torch.no_grad():
-                theirs = learner.states(teacher, batch)
-            ours = learner.states(learner.policy, batch)
-            with learner.autocast():
-                loss, metrics = divergence_loss(
-                    ours, learner.policy.head, theirs, teacher.head.detach(), batch.temperature_A, direction
-                )
-            (weight * loss).backward()
-            total += metrics["divergence"]
+    for rows in micro_batches(trajectories, learner.token_budget) if trajectories else []:
+        batch = collate([trajectories[i] for i in rows], device=learner.device)
+        with torch.no_grad():
+            theirs = learner.states(teacher, batch)
+        ours = learner.states(learner.policy, batch)
+        with learner.autocast():
+            loss, metrics = divergence_loss(
+                ours, learner.policy.head, theirs, teacher.head.detach(), batch.temperature_A, direction
+            )
+        (weight * loss).backward()
+        total += metrics["divergence"]
     return total
 
 

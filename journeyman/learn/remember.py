@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from journeyman.learn.batch import collate, micro_batches
-from journeyman.learn.distill import add_divergence
+from journeyman.learn.distill import add_divergence_from
 from journeyman.learn.learner import Keeper, Learner
 from journeyman.learn.losses.language import language_loss
 from journeyman.model.decoder import Decoder
@@ -46,6 +46,18 @@ def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, lis
         if t.outcome.success and t.mask.any():
             kept[t.task.job].append(t)
     return {job: list(newest) for job, newest in kept.items()}
+
+
+def keepers(release: Decoder, memory: Memory, *, seed: int) -> list[Keeper]:
+    """The default way, for `learner.keepers`: replay and kl on the same episodes of earlier jobs.
+
+    Args:
+        release: the model before what is learned now; it must not change.
+        memory: of earlier jobs only; without episodes nothing is kept.
+    """
+    if not any(memory.values()):
+        return []
+    return [replay(memory, weight=0.5, batch=32, seed=seed), stay_close(release, memory, batch=32, seed=seed)]
 
 
 def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 0) -> Keeper:
@@ -80,7 +92,7 @@ def stay_close(release: Decoder, memory: Memory, *, weight: float = 1.0, batch: 
         chosen = drawn(memory, batch, (seed, learner.updates))
         count = sum(int(t.mask.sum()) for t in chosen)
         if count:
-            add_divergence(learner, chosen, dict.fromkeys(memory, release), weight / count, "forward")
+            add_divergence_from(learner, chosen, release, weight / count, "forward")
 
     return keep
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from journeyman.learn.batch import collate
 from journeyman.learn.learner import Keeper, Learner, UpdateConfig
 from journeyman.learn.optimizer import Optimizer, OptimizerConfig
-from journeyman.learn.remember import Anchor, anchored, drawn, elastic, memory_of, replay, stay_close
+from journeyman.learn.remember import Anchor, anchored, drawn, elastic, keepers, memory_of, replay, stay_close
 from journeyman.model.decoder import Decoder, DecoderConfig
 from journeyman.types import Ending, Outcome, Task, Trajectory
 from tests.learn.helpers import make_trajectory
@@ -85,6 +85,7 @@ def test_without_a_memory_nothing_is_kept() -> None:
     replay({})(learner)
     stay_close(copy.deepcopy(learner.policy), {})(learner)
     assert not gradients(learner)
+    assert keepers(learner.policy, {"a": []}, seed=0) == []
 
 
 def test_the_fisher_information_is_the_mean_square_and_adds_up_over_jobs() -> None:
@@ -114,13 +115,14 @@ def test_weights_are_held_as_far_as_they_matter() -> None:
         torch.testing.assert_close(gradient, torch.full_like(named[name], 2.0 * 3.0 * 0.1))
 
 
-def keepers(kind: str, learner: Learner) -> list[Keeper]:
+def kept_by(kind: str, learner: Learner) -> list[Keeper]:
     release, memory = copy.deepcopy(learner.policy), {"a": A}
     return {
         "naive": [],
         "replay": [replay(memory)],
         "kl": [stay_close(release, memory)],
         "ewc": [elastic(anchored(learner, A), weight=100.0)],
+        "default": keepers(release, memory, seed=0),
     }[kind]
 
 
@@ -128,16 +130,16 @@ def keepers(kind: str, learner: Learner) -> list[Keeper]:
 def forgetting() -> dict[str, tuple[float, float]]:
     """After the jobs a and b in turn: the loss on each, by what kept a."""
     found: dict[str, tuple[float, float]] = {}
-    for kind in ("naive", "replay", "kl", "ewc"):
+    for kind in ("naive", "replay", "kl", "ewc", "default"):
         learner = make_learner()
         learned(learner, A)
-        learner.keepers = keepers(kind, learner)
+        learner.keepers = kept_by(kind, learner)
         learned(learner, B)
         found[kind] = loss_of(learner, A), loss_of(learner, B)
     return found
 
 
-@pytest.mark.parametrize(("kind", "share"), [("replay", 0.2), ("kl", 0.5), ("ewc", 0.75)])
+@pytest.mark.parametrize(("kind", "share"), [("replay", 0.2), ("kl", 0.5), ("ewc", 0.75), ("default", 0.4)])
 def test_less_is_forgotten(kind: str, share: float, forgetting: dict[str, tuple[float, float]]) -> None:
     naive_loss, _ = forgetting["naive"]
     assert naive_loss > 1, "the jobs have to get in each other's way"
