@@ -34,7 +34,7 @@ import torch
 from bench.common import FOLDER, Results, parser
 from bench.lifelong.picture import draw
 from bench.lifelong.strategies import STRATEGIES, Stand, joint, learner_of
-from bench.lifelong.stream import BASE, CHAPTERS, ORDERS, imitate, shown, success
+from bench.lifelong.stream import BASE, CHAPTERS, ORDERS, imitate, past, shown, success
 from journeyman.exam.transfer import average_accuracy, backward_transfer, forward_transfer
 from journeyman.model.load import load
 from journeyman.model.render import Renderer
@@ -42,6 +42,8 @@ from journeyman.run import write_atomically
 
 CACHE = Path.home() / ".cache" / "journeyman-bench" / "continual"
 VALID_SHARE = 2
+"""On `valid` half of the tasks is asked."""
+SKETCHED = 4
 
 
 @dataclass
@@ -57,7 +59,14 @@ class Run:
 def start() -> Stand:
     """The apprentice before the first job."""
     loaded = load(BASE)
-    return Stand(loaded.model, Renderer(loaded.tokenizer))
+    return Stand(loaded.model, Renderer(loaded.tokenizer), dict(past()))
+
+
+def asked(order: Sequence[str], number: int) -> list[tuple[str, int]]:
+    """The exam after a stage: each job, and one in how many of its tasks is asked. What no figure is made of, and only
+    the picture shows, is asked less."""
+    last = number == len(order) - 1
+    return [(name, 1 if last or place in (number, number + 1) else SKETCHED) for place, name in enumerate(order)]
 
 
 def streamed(way: str, order: Sequence[str], seed: int, place: Path) -> Run:
@@ -77,7 +86,9 @@ def streamed(way: str, order: Sequence[str], seed: int, place: Path) -> Run:
             sixth.append(success(stand.policy, [name], stand.renderer, "test")[0])
 
         STRATEGIES[way](stand, name, seed, look if last else None)
-        run.matrix.append(success(stand.policy, order, stand.renderer, "test"))
+        run.matrix.append(
+            [success(stand.policy, [name], stand.renderer, "test", share)[0] for name, share in asked(order, number)]
+        )
         print(f"  {place.name} {name}: {shares(run.matrix[-1])}", flush=True)
         if last:
             run.sixth, run.valid = sixth, success(stand.policy, order, stand.renderer, "valid", VALID_SHARE)

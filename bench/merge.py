@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from bench.amalgamation.picture import draw
-from bench.amalgamation.specialists import BASE, SPECIALTIES, specialist
+from bench.amalgamation.specialists import SPECIALTIES, specialist, taught_a_little
 from bench.common import FOLDER, Results, parser
 from journeyman.amalgamate import distill
 from journeyman.engine.native import NativeEngine
@@ -118,7 +118,7 @@ def distilled(models: Mapping[str, Path], seed: int, steps: int, place: Path) ->
 def measure(seed: int, jobs: Sequence[str], steps: int, cache: Path) -> dict[str, Success]:
     """Success on `test` of the base, each specialist on its own job, and of each method's model on all."""
     measured = Measured(cache / f"seed{seed}-{'-'.join(jobs)}-{steps}.json")
-    base = load(BASE)
+    base = load(taught_a_little(cache))
     table = {"base": measured.get("test base", lambda: success(base, jobs, "test"))}
     models = {name: specialist(name, seed, cache) for name in jobs}
     table["specialists"] = {

@@ -1,4 +1,4 @@
-"""Four instances of one model, each deployed on a job of its own: they are shown it, and then practise with V."""
+"""Four instances of one model, each deployed on its own job: they are shown more of it, and then practise with V."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
-from journeyman.learn.school import SchoolConfig
+from journeyman.jobs import resolve
+from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.optimizer import OptimizerConfig
+from journeyman.learn.school import SchoolConfig, demonstrations, school
 from journeyman.loop import learn
-from journeyman.model.load import LoadedModel, load
+from journeyman.model.load import LoadedModel, load, save
+from journeyman.model.render import Renderer
 
-BASE = "apprentice"
+PUPIL = "apprentice"
+BASE_UPDATES = 200
+"""Of the base's schooling, on all jobs at once."""
+NEAR = SchoolConfig(optimizer=OptimizerConfig(learning_rate=1e-3, warmup=20))
+"""A third of the usual rate: those who go less far from their base can be averaged."""
+PRACTICE = UpdateConfig(policy=OptimizerConfig(learning_rate=1e-4, warmup=10))
 
 
 @dataclass(frozen=True)
@@ -21,9 +32,12 @@ class Specialty:
     """A job, and how it is learned and examined here."""
 
     spec: str
+    glimpse: int
+    """Demonstrations that the base has seen."""
     demonstrations: int
+    """That the specialist is shown."""
     updates: int
-    """Of imitation."""
+    """Of imitating them."""
     steps: int
     """Of trial and error."""
     tasks: int
@@ -33,13 +47,33 @@ class Specialty:
 
 
 SPECIALTIES: Mapping[str, Specialty] = {
-    "maze": Specialty("maze,size=4", 200, 60, 6, 48, attempts=6),
-    "hops": Specialty("hops,min_hops=2", 500, 40, 6, 120),
-    "countdown": Specialty("countdown,numbers=2,largest=9,largest_target=20", 4000, 400, 4, 400),
+    "maze": Specialty("maze,size=5", 20, 400, 200, 4, 120, attempts=4),
+    "hops": Specialty("hops,min_hops=2", 20, 500, 60, 4, 300),
+    "countdown": Specialty("countdown,numbers=2,largest=9,largest_target=20", 1000, 4000, 400, 4, 800),
     "chain_sum": Specialty(
-        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 4000, 400, 4, 400
+        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 1000, 4000, 400, 4, 800
     ),
 }
+
+
+def taught_a_little(cache: Path) -> Path:
+    """What all specialists begin as: the apprentice after a glimpse of each of the jobs; made once."""
+    place = cache / "base"
+    if not place.exists():
+        torch.manual_seed(0)
+        begun = load(PUPIL)
+        renderer = Renderer(begun.tokenizer)
+        lessons = [
+            lesson
+            for taught in SPECIALTIES.values()
+            for seen in [demonstrations([resolve(taught.spec)], taught.glimpse, 0, renderer)]
+            for lesson in (seen * (1000 // len(seen)))
+        ]
+        learner = Learner(begun.model, None, UpdateConfig(), keep_reference=False)
+        for _ in school(learner, lessons, SchoolConfig(), BASE_UPDATES, seed=0):
+            pass
+        save(place, learner.policy, begun.tokenizer)
+    return place
 
 
 def specialist(name: str, seed: int, cache: Path) -> LoadedModel:
@@ -49,10 +83,11 @@ def specialist(name: str, seed: int, cache: Path) -> LoadedModel:
         taught = SPECIALTIES[name]
         config = LearnConfig(
             jobs=(taught.spec,),
-            model=BASE,
+            model=str(taught_a_little(cache)),
             seed=seed,
-            school=SchoolConfig(demonstrations=taught.demonstrations, updates=taught.updates),
+            school=SchoolConfig(taught.demonstrations, taught.updates, optimizer=NEAR.optimizer),
             steps=taught.steps,
+            update=PRACTICE,
             exam=ExamConfig(tasks=1, splits=("test",)),
             checkpoint_every=2,
             threads=1,

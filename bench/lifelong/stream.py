@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -14,17 +15,22 @@ from journeyman.jobs.base import Job
 from journeyman.learn.credit import CreditConfig, assign
 from journeyman.learn.distill import drawn, play
 from journeyman.learn.learner import Learner
+from journeyman.learn.remember import memory_of
 from journeyman.learn.school import SchoolConfig, demonstrations, school
 from journeyman.model.decoder import Decoder
+from journeyman.model.load import load
 from journeyman.model.render import Renderer
 from journeyman.types import Trajectory
 
 BASE = "apprentice"
+PAST = ("hops,max_hops=1", *(f"maze,size=4,seed={building}" for building in (1000, 1001)))
+"""What the apprentice watched before the stream begins (recipes/apprentice.py): none of it is a job of the stream."""
+PAST_EPISODES = 300
 CREDIT = CreditConfig(rule="rloo", unit="turn")
 STEPS, TASKS, REPEATS = 3, 12, 4
 """Of trial and error: steps, tasks in each, episodes of each."""
-KEPT = 64
-"""Demonstrations of each job that are remembered."""
+FEW = 64
+"""Episodes of each job, where few are remembered."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,10 @@ class Chapter:
 
 
 CHAPTERS: Mapping[str, Chapter] = {
-    "hops2": Chapter("hops,min_hops=2,max_hops=2", 500, 40, 200),
+    "hops2": Chapter("hops,min_hops=2,max_hops=2", 500, 80, 200),
     "puzzles": Chapter("countdown,numbers=2,largest=9,largest_target=20", 4000, 300, 300),
-    "maze": Chapter("maze,size=4", 168, 60, 48),
-    "hops3": Chapter("hops,min_hops=3", 500, 40, 200),
+    "maze": Chapter("maze,size=4", 168, 80, 48),
+    "hops3": Chapter("hops,min_hops=3", 500, 80, 200),
     "puzzles_larger": Chapter("countdown,numbers=2,largest=12,largest_target=40", 4000, 300, 300),
     "sums": Chapter(
         "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 4000, 300, 300
@@ -60,6 +66,17 @@ def shown(name: str, seed: int, renderer: Renderer) -> list[Trajectory]:
     """The job's demonstrations."""
     chapter = CHAPTERS[name]
     return demonstrations([resolve(chapter.spec)], chapter.demonstrations, seed, renderer)
+
+
+@cache
+def past() -> dict[str, list[Trajectory]]:
+    """The apprentice's own successes at what it watched, by job: its memory before the stream."""
+    loaded = load(BASE)
+    jobs = {job.name: job for job in map(resolve, PAST)}
+    rng = np.random.default_rng(0)
+    tasks = [task for job in jobs.values() for task in drawn(job, PAST_EPISODES, rng)]
+    engine = NativeEngine(loaded.model, slots=128, context=1024)
+    return memory_of(play(engine, Renderer(loaded.tokenizer), jobs, tasks, "past", 0, -1))
 
 
 def imitate(learner: Learner, lessons: Sequence[Trajectory], updates: int, seed: int, look: Look | None = None) -> None:

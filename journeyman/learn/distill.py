@@ -25,10 +25,10 @@ from journeyman.errors import UsageError
 from journeyman.jobs.base import Job
 from journeyman.learn.batch import collate, micro_batches, mini_batches, usable
 from journeyman.learn.credit import CreditConfig, lambda_returns
-from journeyman.learn.learner import Learner, Metrics
+from journeyman.learn.learner import Learner, Metrics, linear_decay
 from journeyman.learn.losses.divergence import Direction, divergence_loss
-from journeyman.learn.optimizer import OptimizerConfig
-from journeyman.learn.school import SchoolConfig, school
+from journeyman.learn.optimizer import Optimizer, OptimizerConfig
+from journeyman.learn.school import SchoolConfig
 from journeyman.model.decoder import Decoder
 from journeyman.model.render import Renderer
 from journeyman.rollout.runner import attempts, rollout
@@ -119,24 +119,30 @@ def watch(
     *,
     seed: int,
 ) -> Iterator[Metrics]:
-    """Imitate what the teachers did where they succeeded. Yields each update's metrics.
+    """Answer as the teachers did where they succeeded, and give what else they might have said the same
+    probability (forward divergence; 1503.02531). An update sees `config.batch` episodes of each. Yields its metrics.
 
     Raises:
         UsageError: a teacher never succeeded, so there is nothing to imitate.
     """
-    lessons: list[Trajectory] = []
+    lessons: dict[str, list[Trajectory]] = {}
     for name, job in jobs.items():
         engine = NativeEngine(teachers[name], slots=SLOTS, dtype=getattr(torch, learner.precision))
         tasks = drawn(job, episodes, np.random.default_rng((seed, 79)))
         shown = play(engine, renderer, {name: job}, tasks, "watched", seed, -1)
-        own = [t for t in shown if t.outcome.success]
-        if not own:
+        lessons[name] = [t for t in shown if t.outcome.success]
+        if not lessons[name]:
             raise UsageError(
                 f"distill: the teacher of {name} succeeded in none of {len(tasks)} episodes",
                 fix="give a teacher that knows the job, or --distill.watched 0",
             )
-        lessons += own
-    yield from school(learner, lessons, config, config.updates_for(from_scratch=True), seed=seed)
+    optimizer = Optimizer(config.optimizer.fitted(learner.policy.config.hidden_size, 6), [learner.policy])
+    updates, rng = config.updates_for(from_scratch=True), np.random.default_rng((seed, 80))
+    for update in range(updates):
+        chosen = [own[i] for own in lessons.values() for i in rng.integers(len(own), size=config.batch)]
+        found = add_divergence(learner, chosen, teachers, "forward")
+        optimizer.step(linear_decay(update / updates))
+        yield {"policy/divergence": found}
 
 
 def pull(
@@ -147,47 +153,45 @@ def pull(
     rng: np.random.Generator,
     direction: Direction = "reverse",
 ) -> Metrics:
-    """Updates of the policy towards each trajectory's teacher; the mean divergence per token before each of them."""
+    """Updates of the policy towards each trajectory's teacher; how far it was from them before (nats per token)."""
     if not trajectories:
         return {}
-    total, tokens = 0.0, 0
+    total = 0.0
     for part in mini_batches(len(trajectories), minibatches, rng):
-        chosen = [trajectories[i] for i in part]
-        count = sum(int(t.mask.sum()) for t in chosen)
-        total += add_divergence(learner, chosen, teachers, 1 / count, direction)
-        tokens += count
+        total += add_divergence(learner, [trajectories[i] for i in part], teachers, direction)
         learner.step_policy()
     learner.version += 1
-    return {"policy/divergence": total / tokens}
+    return {"policy/divergence": total / minibatches}
 
 
 def add_divergence(
-    learner: Learner, trajectories: Sequence[Trajectory], teachers: Teachers, weight: float, direction: Direction
+    learner: Learner,
+    trajectories: Sequence[Trajectory],
+    teachers: Teachers,
+    direction: Direction,
+    weight: float = 1.0,
 ) -> float:
-    """Add `weight` times the gradient of the divergence, summed over sampled tokens, from each job's teacher to the
-    policy's gradient. Returns the sum itself."""
-    return sum(
-        add_divergence_from(learner, [t for t in trajectories if t.task.job == name], teacher, weight, direction)
-        for name, teacher in teachers.items()
-    )
+    """Add `weight` times the gradient of the mean over jobs of the mean divergence per token from each job's teacher.
 
-
-def add_divergence_from(
-    learner: Learner, trajectories: Sequence[Trajectory], teacher: Decoder, weight: float, direction: Direction
-) -> float:
-    """The same with one teacher for all of them, whatever their jobs."""
+    Jobs count alike: where one says fifty tokens in an episode and another five, the mean over all tokens would be
+    that of the first. Returns the mean over jobs.
+    """
+    by_job = {name: [t for t in trajectories if t.task.job == name] for name in teachers}
+    by_job = {name: own for name, own in by_job.items() if any(t.mask.any() for t in own)}
     total = 0.0
-    for rows in micro_batches(trajectories, learner.token_budget) if trajectories else []:
-        batch = collate([trajectories[i] for i in rows], device=learner.device)
-        with torch.no_grad():
-            theirs = learner.states(teacher, batch)
-        ours = learner.states(learner.policy, batch)
-        with learner.autocast():
-            loss, metrics = divergence_loss(
-                ours, learner.policy.head, theirs, teacher.head.detach(), batch.temperature_A, direction
-            )
-        (weight * loss).backward()
-        total += metrics["divergence"]
+    for name, own in by_job.items():
+        share = 1 / (len(by_job) * sum(int(t.mask.sum()) for t in own))
+        for rows in micro_batches(own, learner.token_budget):
+            batch = collate([own[i] for i in rows], device=learner.device)
+            with torch.no_grad():
+                theirs = learner.states(teachers[name], batch)
+            ours = learner.states(learner.policy, batch)
+            with learner.autocast():
+                loss, metrics = divergence_loss(
+                    ours, learner.policy.head, theirs, teachers[name].head.detach(), batch.temperature_A, direction
+                )
+            (weight * share * loss).backward()
+            total += share * metrics["divergence"]
     return total
 
 

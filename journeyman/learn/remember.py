@@ -8,15 +8,16 @@ A *keeper* adds to the policy's gradient before each of its updates, whether the
     ewc      weight * sum_i F_i / 2 (w_i - w*_i)^2, elastic weight consolidation (1612.00796, equation 3), F the Fisher
              information summed over earlier jobs and w* the last release's weights (1805.06370, section 4)
 
-Replay and kl draw from each earlier job alike, however much of it is kept. Two more ways need no keeper: adapters that
-begin anew with each job and are merged at its end (model/lora.py), and *consolidation*: learn the new job in a copy,
+Replay and kl draw from each earlier job alike, however much of it is kept, and both are means over jobs of means over
+tokens: a puzzle of five tokens counts as much as a walk of fifty. Two more ways need no keeper: adapters that begin
+anew with each job and are merged at its end (model/lora.py), and *consolidation*: learn the new job in a copy,
 forgetting what will be forgotten, then distil the copy and the last release into one (learn/distill.py; progress and
 compress, 1805.06370). What each keeps is measured in docs/continual.md.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,9 +26,8 @@ import torch
 from torch import Tensor
 
 from journeyman.learn.batch import collate, micro_batches
-from journeyman.learn.distill import add_divergence_from
+from journeyman.learn.distill import add_divergence
 from journeyman.learn.learner import Keeper, Learner
-from journeyman.learn.losses.language import language_loss
 from journeyman.model.decoder import Decoder
 from journeyman.types import Trajectory
 
@@ -48,16 +48,24 @@ def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, lis
     return {job: list(newest) for job, newest in kept.items()}
 
 
+EACH = 6
+"""Episodes of each earlier job beside every update."""
+
+
+EACH = 6
+"""Episodes of each earlier job beside every update."""
+
+
 def keepers(release: Decoder, memory: Memory, *, seed: int) -> list[Keeper]:
-    """The default way, for `learner.keepers`: replay and kl on the same episodes of earlier jobs.
+    """The default way, for `learner.keepers`: replay in which each earlier job counts as much as what is learned now,
+    so that the objective is that of learning all of them together.
 
     Args:
         release: the model before what is learned now; it must not change.
         memory: of earlier jobs only; without episodes nothing is kept.
     """
-    if not any(memory.values()):
-        return []
-    return [replay(memory, weight=0.5, batch=32, seed=seed), stay_close(release, memory, batch=32, seed=seed)]
+    count = sum(bool(episodes) for episodes in memory.values())
+    return [replay(memory, weight=count, batch=EACH * count, seed=seed)] if count else []
 
 
 def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 0) -> Keeper:
@@ -65,16 +73,20 @@ def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 
 
     Args:
         memory: what is drawn from; demonstrations, or the policy's own successes.
+        weight: of all earlier jobs together.
         batch: episodes in one update, over all jobs.
     """
 
     def keep(learner: Learner) -> None:
         chosen = drawn(memory, batch, (seed, learner.updates))
-        count = sum(int(t.mask.sum()) for t in chosen)
+        said: Counter[str] = Counter()
+        for t in chosen:
+            said[t.task.job] += len(t.actions)
         for rows in micro_batches(chosen, learner.token_budget):
-            part = collate([chosen[i] for i in rows], device=learner.device)
-            loss, _ = language_loss(learner.logprobs(learner.policy, part)[0])
-            (weight / count * loss).backward()
+            part = [chosen[i] for i in rows]
+            logprobs, _ = learner.logprobs(learner.policy, collate(part, device=learner.device))
+            shares = [weight / (len(said) * said[t.task.job]) for t in part for _ in t.actions]
+            (-logprobs * logprobs.new_tensor(shares)).sum().backward()
 
     return keep
 
@@ -85,14 +97,13 @@ def stay_close(release: Decoder, memory: Memory, *, weight: float = 1.0, batch: 
     Args:
         release: the model before this job; it must not change.
         memory: whose states; what became of the episodes does not matter.
+        weight: of all earlier jobs together.
         batch: episodes in one update, over all jobs.
     """
 
     def keep(learner: Learner) -> None:
         chosen = drawn(memory, batch, (seed, learner.updates))
-        count = sum(int(t.mask.sum()) for t in chosen)
-        if count:
-            add_divergence_from(learner, chosen, release, weight / count, "forward")
+        add_divergence(learner, chosen, dict.fromkeys(memory, release), "forward", weight)
 
     return keep
 

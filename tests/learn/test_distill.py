@@ -73,21 +73,21 @@ def test_the_divergence_and_its_gradient_are_the_formulas(
 
 def test_nothing_diverges_from_itself() -> None:
     learner = make_learner()
-    found = add_divergence(learner, episodes("a"), {"a": copy.deepcopy(learner.policy)}, 1.0, "reverse")
+    found = add_divergence(learner, episodes("a"), {"a": copy.deepcopy(learner.policy)}, "reverse")
     assert abs(found) < 1e-5 and float(gradient(learner).abs().max()) < 1e-5
 
 
-def test_each_prompt_has_its_own_teacher_however_batches_are_cut() -> None:
+def test_each_prompt_has_its_own_teacher_and_jobs_count_alike_however_batches_are_cut() -> None:
     first, second = make_policy(1), make_policy(2, width=32)  # a teacher may be of another size
-    played = [*episodes("a"), *episodes("b")]
+    played = [*episodes("a"), *episodes("b", 2)]
     whole, apart = make_learner(), make_learner(config=UpdateConfig(precision="float32", token_budget=8))
-    total = add_divergence(whole, played, {"a": first, "b": second}, 0.1, "reverse")
-    parts = add_divergence(apart, episodes("a"), {"a": first}, 0.1, "reverse")
-    parts += add_divergence(apart, episodes("b"), {"b": second}, 0.1, "reverse")
-    assert total == pytest.approx(parts, rel=1e-4)
+    total = add_divergence(whole, played, {"a": first, "b": second}, "reverse")
+    parts = add_divergence(apart, episodes("a"), {"a": first}, "reverse", 0.5)
+    parts += add_divergence(apart, episodes("b", 2), {"b": second}, "reverse", 0.5)
+    assert total == pytest.approx(parts / 2, rel=1e-4)
     torch.testing.assert_close(gradient(whole), gradient(apart), rtol=1e-3, atol=1e-6)
     swapped = make_learner()
-    add_divergence(swapped, played, {"a": second, "b": first}, 0.1, "reverse")
+    add_divergence(swapped, played, {"a": second, "b": first}, "reverse")
     assert not torch.allclose(gradient(whole), gradient(swapped), rtol=0.1)
 
 

@@ -80,6 +80,18 @@ def test_replay_adds_the_gradient_of_what_was_said() -> None:
         torch.testing.assert_close(found[name], wanted)
 
 
+def test_each_job_counts_alike_however_much_it_says() -> None:
+    short = [replace(B[0], mask=np.arange(8) == 7)]
+    learner = make_learner()
+    replay({"a": A[:1], "b": short}, weight=2.0, batch=2)(learner)
+    found = gradients(learner)
+    learner.policy.zero_grad()
+    for episode in (A[0], short[0]):
+        (-learner.logprobs(learner.policy, collate([episode]))[0].mean()).backward()
+    for name, wanted in gradients(learner).items():
+        torch.testing.assert_close(found[name], wanted)
+
+
 def test_without_a_memory_nothing_is_kept() -> None:
     learner = make_learner()
     replay({})(learner)
