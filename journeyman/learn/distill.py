@@ -40,9 +40,6 @@ Teachers = Mapping[str, Decoder]
 SLOTS = 128
 """Episodes at once."""
 
-FROM_SCRATCH = 2000
-"""Episodes that show a student which knows nothing how a job goes."""
-
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -54,25 +51,18 @@ class DistillConfig:
     """Tasks of each job in one step, played once each."""
     minibatches: int = 2
     """Updates in one step."""
-    watched: int | None = None
-    """Episodes of each teacher that the student imitates before; when not given, 2,000 for a student from scratch and
-    none for one that knows how to begin, such as a merge."""
+    watched: int = 2000
+    """Episodes of each teacher whose successes the student is shown before it plays; 0: none."""
     school: SchoolConfig = field(default_factory=SchoolConfig)
-    """How it imitates them; `demonstrations` is not used."""
+    """How it learns from them, a `batch` of each teacher in one update; `demonstrations` is not used."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
     """The policy's; a learning rate that is not given is twice that of trial and error, since a divergence from all of
     the vocabulary is not as noisy as a reward."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("tasks", 1), ("minibatches", 1), ("watched", 0)):
-            if (getattr(self, name) or least) < least:
+            if getattr(self, name) < least:
                 raise UsageError(f"distill: {name} must be at least {least}, got {getattr(self, name)}")
-
-    def watched_by(self, *, from_scratch: bool) -> int:
-        """Episodes of each teacher that such a student imitates."""
-        if self.watched is not None:
-            return self.watched
-        return FROM_SCRATCH if from_scratch else 0
 
 
 def distill(
