@@ -35,7 +35,7 @@ Memory = Mapping[str, Sequence[Trajectory]]
 """Episodes of earlier jobs, by the job's name."""
 
 
-def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, list[Trajectory]]:
+def memory_of(episodes: Iterable[Trajectory], count: int = 4096) -> dict[str, list[Trajectory]]:
     """What is worth remembering of a store's episodes: of each job the newest `count` that succeeded.
 
     Args:
