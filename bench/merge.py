@@ -11,8 +11,8 @@ the distillation's episodes.
 
 What a method of weights leaves open (scale, density, threshold) is chosen for each seed by the mean success on the
 jobs' splits `valid`, out of the choices below, and then reported on `test`. `distill` is `journeyman merge` as it is:
-from the plain average, the student is shown the teachers' successes, then plays; `played` is the same without being
-shown anything, with as many more steps as take about as long. Their episodes and seconds of processor are reported.
+from the plain average, the student is shown the teachers' successes, then plays; `shown` is only the
+first of these, `played` only the second, with more steps. Their episodes and seconds of processor are reported.
 
 Measurements are kept in ~/.cache/journeyman-bench/merge until the folder is deleted. Writes bench/results/merge.json
 and bench/results/merge.png after each seed: `retained_gain_percent_<method>`, the mean over jobs;
@@ -60,6 +60,7 @@ CHOICES: Mapping[str, Sequence[MergeConfig]] = {
 
 DISTILLATIONS: Mapping[str, DistillConfig] = {
     "distill": DistillConfig(),
+    "shown": DistillConfig(steps=0),
     "played": DistillConfig(watched=0, steps=100),
 }
 METHODS = [*CHOICES, *DISTILLATIONS]

@@ -187,7 +187,7 @@ def _learner(
 ) -> Learner:
     """With a V where the student has one, or all teachers have: it is taught from the student's own outcomes."""
     policy: Decoder = deepcopy(pupil.model)
-    optimizer = config.optimizer.fitted(policy.config.hidden_size, 2)
+    optimizer = config.optimizer.fitted(policy.config.hidden_size, 0.5)
     update = replace(_settled(jobs).update, policy=optimizer)
     kinds = [t.value.config for t in teachers if t.value is not None]
     value = deepcopy(pupil.value)

@@ -14,6 +14,7 @@ SHOWN = {
     "dare": "DARE",
     "ram": "RAM",
     "played": "played, graded\nby the specialists",
+    "shown": "shown what the\nspecialists do",
     "distill": "shown, then played\n(the default)",
 }
 COLOURS = ("#1f6feb", "#e8590c", "#2f9e44", "#8a8f98")

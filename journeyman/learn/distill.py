@@ -45,19 +45,19 @@ SLOTS = 128
 class DistillConfig:
     """How long a student is taught, and in what portions."""
 
-    steps: int = 60
+    steps: int = 40
     """Steps of playing and being graded token by token."""
     tasks: int = 16
     """Tasks of each job in one step, played once each."""
-    minibatches: int = 2
+    minibatches: int = 1
     """Updates in one step."""
-    watched: int = 2000
+    watched: int = 4000
     """Episodes of each teacher whose successes the student is shown before it plays; 0: none."""
-    school: SchoolConfig = field(default_factory=SchoolConfig)
+    school: SchoolConfig = field(default_factory=lambda: SchoolConfig(updates=600, batch=16))
     """How it learns from them, a `batch` of each teacher in one update; `demonstrations` is not used."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
-    """The policy's; a learning rate that is not given is twice that of trial and error, since a divergence from all of
-    the vocabulary is not as noisy as a reward."""
+    """The policy's, while it plays; a learning rate that is not given is half that of trial and error: at twice, with
+    a few episodes of each job in an update, playing undid what was shown (docs/LOG.md)."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("tasks", 1), ("minibatches", 1), ("watched", 0)):
