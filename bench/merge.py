@@ -1,28 +1,33 @@
 """Four specialists become one model of the same size: what is left of each one's gain, by method.
 
-    python -m bench.merge --seeds 0 1 2        about a minute and a half a seed on one core; interrupted, it goes on
+    python -m bench.merge --seeds 0 1 2        about four minutes a seed on one core; interrupted, it goes on
     python -m bench.merge --quick              two specialists, little of each
 
-Each specialist is the apprentice after one job: it imitates some demonstrations and then learns by trial and error with
-V, as `journeyman learn` does. The gain is its success on the job's split `test` less the apprentice's; what a merged
-model keeps of it is (merged - apprentice) / (specialist - apprentice), for each job. The seed fixes all of it:
-demonstrations, practice, masks, the distillation's episodes.
+The base is the apprentice after a glimpse of all four jobs, so that it knows a little of each. A specialist is the base
+after one of them: it imitates demonstrations and then learns by trial and error with V, as `journeyman learn` does. The
+gain is its success on the job's split `test` less the base's; what a merged model keeps of it is
+(merged - base) / (specialist - base), for each job. The seed fixes all but the base: demonstrations, practice, masks,
+the distillation's episodes.
 
-What a method leaves open (scale, density, threshold) is chosen for each seed by the mean success on the jobs' splits
-`valid`, out of the choices below, and then reported on `test`. Distillation has nothing chosen: it starts from the
-plain average, with the defaults of `journeyman merge --method distill`. It is the only method that plays, so its
-episodes are reported as well (`distill_episodes`).
+What a method of weights leaves open (scale, density, threshold) is chosen for each seed by the mean success on the
+jobs' splits `valid`, out of the choices below, and then reported on `test`. `distill` is `journeyman merge` as it is:
+from the plain average, the student is shown the teachers' successes, then plays; `shown` is only the
+first of these, `played` only the second, with more steps. Their episodes and seconds of processor are reported.
 
 Measurements are kept in ~/.cache/journeyman-bench/merge until the folder is deleted. Writes bench/results/merge.json
-and bench/results/merge.png: `retained_gain_percent_<method>`, the mean over jobs; `retained_gain_percent_min`, the
-least of any job by distillation, as a mean over seeds; `retained_gain_percent_<method>_<job>`; success under `details`.
+and bench/results/merge.png after each seed: `retained_gain_percent_<method>`, the mean over jobs;
+`retained_gain_percent_min`, the least of any job by `distill`, as a mean over seeds;
+`retained_gain_percent_<method>_<job>`; success under `details`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +42,7 @@ from journeyman.exam.exam import ExamConfig, examine
 from journeyman.jobs import resolve
 from journeyman.learn.distill import DistillConfig
 from journeyman.learn.merge import MergeConfig, merge_models
+from journeyman.learn.school import SchoolConfig
 from journeyman.model.load import LoadedModel, load
 from journeyman.model.render import Renderer
 from journeyman.run import write_atomically
@@ -51,6 +57,15 @@ CHOICES: Mapping[str, Sequence[MergeConfig]] = {
     "dare": [MergeConfig("dare", density=0.5, scale=scale) for scale in (0.4, 0.7)],
     "ram": [MergeConfig("ram", threshold=threshold) for threshold in (1e-5, 3e-3)],
 }
+
+DISTILLATIONS: Mapping[str, DistillConfig] = {
+    "distill": DistillConfig(),
+    "shown": DistillConfig(steps=0),
+    "played": DistillConfig(watched=0, steps=100),
+}
+METHODS = [*CHOICES, *DISTILLATIONS]
+LITTLE = replace(DistillConfig(), watched=100, steps=2, school=SchoolConfig(updates=10))
+"""To see that it works."""
 
 Success = dict[str, float]
 """By job."""
@@ -104,20 +119,22 @@ def by_weights(
     return measured.get(f"test {best}", lambda: success(merged(best), jobs, "test"))
 
 
-def distilled(models: Mapping[str, Path], seed: int, steps: int, place: Path) -> LoadedModel:
-    """From the average of the specialists, each prompt graded by its own."""
-    if not place.exists():
-        start = merge_models([load(path) for path in models.values()], None, MergeConfig("average"))
-        teachers = {SPECIALTIES[name].spec: path for name, path in models.items()}
-        for record in distill(teachers, place, start, DistillConfig(steps=steps), seed):
-            if record["step"] % 20 == 0:
-                print(f"  distill step {record['step']}: divergence {record['policy/divergence']:.4f}", flush=True)
-    return load(place)
+def distilled(models: Mapping[str, Path], jobs: Sequence[str], config: DistillConfig, seed: int, out: Path) -> Success:
+    """Success of what the average of the specialists becomes when it is taught by them; what it cost beside it."""
+    start = merge_models([load(path) for path in models.values()], None, MergeConfig("average"))
+    teachers = {SPECIALTIES[name].spec: path for name, path in models.items()}
+    shutil.rmtree(out, ignore_errors=True)
+    before = time.process_time()
+    for record in distill(teachers, out, start, config, seed):
+        if record["kind"] == "distill" and record["step"] % 20 == 0:
+            print(f"  step {record['step']}: divergence {record['policy/divergence']:.4f}", flush=True)
+    seconds = time.process_time() - before
+    return success(load(out), jobs, "test") | {"seconds": seconds}
 
 
-def measure(seed: int, jobs: Sequence[str], steps: int, cache: Path) -> dict[str, Success]:
+def measure(seed: int, jobs: Sequence[str], little: bool, cache: Path) -> dict[str, Success]:
     """Success on `test` of the base, each specialist on its own job, and of each method's model on all."""
-    measured = Measured(cache / f"seed{seed}-{'-'.join(jobs)}-{steps}.json")
+    measured = Measured(cache / f"seed{seed}-{'-'.join(jobs)}.json")
     base = load(taught_a_little(cache))
     table = {"base": measured.get("test base", lambda: success(base, jobs, "test"))}
     models = {name: specialist(name, seed, cache) for name in jobs}
@@ -125,11 +142,12 @@ def measure(seed: int, jobs: Sequence[str], steps: int, cache: Path) -> dict[str
         name: measured.get(f"test specialist {name}", lambda n=name, m=model: success(m, [n], "test"))[name]
         for name, model in models.items()
     }
+    paths = {name: cache / f"{name}-{seed}" / "model" for name in jobs}
+    for name, usual in DISTILLATIONS.items():
+        config, out = LITTLE if little else usual, cache / f"{name}-{seed}-merged"
+        table[name] = measured.get(f"test {config}", lambda c=config, o=out: distilled(paths, jobs, c, seed, o))
     for method in CHOICES:
         table[method] = by_weights(list(models.values()), base, method, jobs, seed, measured)
-    paths = {name: cache / f"{name}-{seed}" / "model" for name in jobs}
-    place = cache / f"distilled-{seed}-{len(jobs)}-{steps}"
-    table["distill"] = measured.get("test distill", lambda: success(distilled(paths, seed, steps, place), jobs, "test"))
     return table
 
 
@@ -144,30 +162,37 @@ def shown(found: Success) -> str:
     return "  ".join(f"{job} {share:.1%}" for job, share in found.items())
 
 
-def main() -> None:
-    command = parser(__doc__)
-    command.add_argument("--steps", type=int, default=DistillConfig().steps, help="of distillation")
-    options = command.parse_args()
-    torch.set_num_threads(1)
-    jobs = ["maze", "countdown"] if options.quick else list(SPECIALTIES)
-    steps = 3 if options.quick else options.steps
-    results = Results("merge", seeds=options.seeds, quick=options.quick)
-    tables = {seed: measure(seed, jobs, steps, CACHE) for seed in options.seeds}
-    methods = [*CHOICES, "distill"]
+def record(results: Results, tables: Mapping[int, Mapping[str, Success]], jobs: Sequence[str]) -> None:
+    """Figures of all seeds measured so far."""
     for seed, table in tables.items():
-        for method in methods:
+        for method in METHODS:
             by_job = {job: kept(table, method, job) for job in jobs}
             for job, percent in by_job.items():
                 results.sample(f"retained_gain_percent_{method}_{job}", seed, percent, "percent")
             results.sample(f"retained_gain_percent_{method}", seed, float(np.mean(list(by_job.values()))), "percent")
+        for method in DISTILLATIONS:
+            results.sample(f"seconds_{method}", seed, table[method]["seconds"], "s")
     means = {j: float(np.mean([kept(t, "distill", j) for t in tables.values()])) for j in jobs}
     results.figure("retained_gain_percent_min", min(means.values()), "percent")
-    results.figure("distill_episodes", steps * DistillConfig().tasks * len(jobs), "episodes")
+    for method, config in DISTILLATIONS.items():
+        episodes = (config.watched + config.steps * config.tasks) * len(jobs)
+        results.figure(f"episodes_{method}", episodes, "episodes")
     results.detail("success", {str(seed): table for seed, table in tables.items()})
-    results.write()
-    if not options.quick:
-        every = {m: {j: [kept(t, m, j) for t in tables.values()] for j in jobs} for m in methods}
-        draw(every, FOLDER / "merge.png")
+
+
+def main() -> None:
+    options = parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    jobs = ["maze", "hops"] if options.quick else list(SPECIALTIES)
+    tables: dict[int, dict[str, Success]] = {}
+    for seed in options.seeds:  # what is written is complete after each
+        tables[seed] = measure(seed, jobs, options.quick, CACHE)
+        results = Results("merge", seeds=sorted(tables), quick=options.quick)
+        record(results, tables, jobs)
+        results.write()
+        if not options.quick:
+            every = {m: {j: [kept(t, m, j) for t in tables.values()] for j in jobs} for m in METHODS}
+            draw(every, FOLDER / "merge.png")
 
 
 if __name__ == "__main__":

@@ -100,16 +100,15 @@ def distill(
     torch.manual_seed(seed)
     jobs = {job.name: job for job in map(resolve, teachers)}
     loaded = {resolve(job).name: open_model(model) for job, model in teachers.items()}
-    pupil, from_scratch = _student(student, next(iter(loaded.values())))
+    pupil = _student(student, next(iter(loaded.values())))
     for teacher in loaded.values():
         check_readers(pupil, teacher)
     learner = _learner(pupil, list(loaded.values()), jobs, config)
     engine = native_engine(learner, slots=SLOTS, context=pupil.model.config.max_positions)
     renderer, models = Renderer(pupil.tokenizer), {name: teacher.model for name, teacher in loaded.items()}
     credit, started = _settled(jobs).credit, time.monotonic()
-    watched = config.watched_by(from_scratch=from_scratch)
-    if watched:
-        shown = watch(learner, renderer, jobs, models, config.school, watched, seed=seed)
+    if config.watched:
+        shown = watch(learner, renderer, jobs, models, config.school, config.watched, seed=seed)
         for number, metrics in enumerate(shown):
             yield {"kind": "school", "step": number, "seconds": time.monotonic() - started, **metrics}
     taught = distilled(learner, engine, renderer, jobs, models, config, credit, seed=seed)
@@ -177,13 +176,10 @@ def _learned(model: str) -> list[str]:
     return list(read_config(Path(model))["jobs"])
 
 
-def _student(student: str | Path | LoadedModel, teacher: LoadedModel) -> tuple[LoadedModel, bool]:
-    """The student, and whether it begins from nothing."""
+def _student(student: str | Path | LoadedModel, teacher: LoadedModel) -> LoadedModel:
     if isinstance(student, LoadedModel):
-        return student, False
-    if is_tiny(str(student)):
-        return untaught(str(student), teacher.tokenizer), True
-    return open_model(student), False
+        return student
+    return untaught(str(student), teacher.tokenizer) if is_tiny(str(student)) else open_model(student)
 
 
 def _learner(
@@ -191,7 +187,7 @@ def _learner(
 ) -> Learner:
     """With a V where the student has one, or all teachers have: it is taught from the student's own outcomes."""
     policy: Decoder = deepcopy(pupil.model)
-    optimizer = config.optimizer.fitted(policy.config.hidden_size, 2)
+    optimizer = config.optimizer.fitted(policy.config.hidden_size, 0.5)
     update = replace(_settled(jobs).update, policy=optimizer)
     kinds = [t.value.config for t in teachers if t.value is not None]
     value = deepcopy(pupil.value)

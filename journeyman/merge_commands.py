@@ -24,8 +24,8 @@ Usual = Annotated[DistillConfig, tyro.conf.arg(name="distill")]
 
 @dataclass(frozen=True)
 class Merge:
-    """Make one model of several that began as the same one and learned different jobs: by their weights alone, or
-    (`--method distill`) by playing on from there, each prompt graded by its own specialist."""
+    """Make one model of several that began as the same one and learned different jobs: from their merged weights, what
+    each specialist does well is learned and then played, each prompt graded by its own; or by weights alone."""
 
     models: Positional[tuple[str, ...]]
     """Run folders or checkpoints, at least two."""
@@ -33,7 +33,7 @@ class Merge:
     """Folder for the checkpoint."""
     base: str | None = None
     """What they began as, such as reference/ in a run's folder; all methods but average (and its distill) need it."""
-    method: Literal[Method, "distill"] = "average"
+    method: Literal[Method, "distill"] = "distill"
     """How: see docs/continual.md, which has the figures."""
     start: Method = "average"
     """The weights that distill starts from."""
@@ -59,7 +59,7 @@ class Merge:
         by_weights: Method = self.start if self.method == "distill" else self.method
         config = MergeConfig(by_weights, self.scale, self.density, self.threshold, self.seed)
         if self.jobs and self.method != "distill":
-            raise UsageError("merge: --jobs is of no use without playing", fix="add --method distill, or leave it out")
+            raise UsageError("merge: --jobs is of no use without playing", fix="leave them or --method out")
         if self.method == "distill":
             check_free(self.into)
             teachers = amalgamate.jobs_of(self.models, self.jobs)

@@ -44,12 +44,15 @@ from tests.commands import command
         (("jobs", "validate"), "no job to validate"),
         (("school", "words.txt", "--out", "there"), "from scratch needs a job"),
         (("bench", "sample-eficiency"), "did you mean sample-efficiency"),
-        (("merge", "apprentice", "--into", "m"), "1 model is too few"),
+        (("merge", "apprentice", "--into", "m", "--method", "average"), "1 model is too few"),
         (("merge", "apprentice", "apprentice", "--into", "m", "--method", "ties"), "ties needs the base"),
         (("merge", "apprentice", "apprentice", "--into", "/"), "is not an empty folder"),
-        (("merge", "apprentice", "apprentice", "--into", "m", "--method", "distill"), "specialist of"),
-        (("merge", "apprentice", "apprentice", "--into", "m", "--jobs", "maze"), "add --method distill"),
-        (("merge", "apprentice", "no/such", "--into", "m"), "Fix:"),
+        (("merge", "apprentice", "apprentice", "--into", "m"), "specialist of"),
+        (
+            ("merge", "apprentice", "apprentice", "--into", "m", "--jobs", "maze", "--method", "ram"),
+            "of no use without",
+        ),
+        (("merge", "apprentice", "no/such", "--into", "m", "--method", "average"), "Fix:"),
         (("distill", "apprentice", "--job", "mase", "--out", "m"), "did you mean maze?"),
         (("distill", "apprentice", "--job", "maze", "--out", "/"), "is not an empty folder"),
     ],
@@ -99,11 +102,11 @@ def test_learn_takes_its_options_from_the_command_line(capsys: pytest.CaptureFix
 def test_merge_writes_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Of a model and itself the average is that model; distilled by itself it stays near."""
     out = str(tmp_path / "merged")
-    code, _, err = command(capsys, "merge", "apprentice", "apprentice", "--into", out)
+    code, _, err = command(capsys, "merge", "apprentice", "apprentice", "--into", out, "--method", "average")
     assert code == 0 and "it has no value function" in err
     ours, theirs = (load(name).model.state_dict() for name in (out, "apprentice"))
     assert all(torch.allclose(tensor, theirs[name]) for name, tensor in ours.items())
-    options = "--method distill --distill.steps 1 --distill.tasks 2"
+    options = "--distill.steps 1 --distill.tasks 2 --distill.watched 0"
     words = f"{options} --jobs maze,size=3 hops --json".split()
     code, lines, err = command(capsys, "merge", out, "apprentice", "--into", str(tmp_path / "both"), *words)
     assert code == 0, err

@@ -13,7 +13,9 @@ SHOWN = {
     "ties": "TIES",
     "dare": "DARE",
     "ram": "RAM",
-    "distill": "on-policy distillation\nfrom the average",
+    "played": "played, graded\nby the specialists",
+    "shown": "shown what the\nspecialists do",
+    "distill": "shown, then played\n(the default)",
 }
 COLOURS = ("#1f6feb", "#e8590c", "#2f9e44", "#8a8f98")
 BAR = 95

@@ -22,9 +22,8 @@ from journeyman.model.render import Renderer
 PUPIL = "apprentice"
 BASE_UPDATES = 200
 """Of the base's schooling, on all jobs at once."""
-NEAR = SchoolConfig(optimizer=OptimizerConfig(learning_rate=1e-3, warmup=20))
-"""A third of the usual rate: those who go less far from their base can be averaged."""
 PRACTICE = UpdateConfig(policy=OptimizerConfig(learning_rate=1e-4, warmup=10))
+"""Smaller steps than usual, so that what was just imitated stays."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ class Specialty:
 
 
 SPECIALTIES: Mapping[str, Specialty] = {
-    "maze": Specialty("maze,size=5", 20, 400, 200, 4, 120, attempts=4),
-    "hops": Specialty("hops,min_hops=2", 20, 500, 60, 4, 300),
-    "countdown": Specialty("countdown,numbers=2,largest=9,largest_target=20", 1000, 4000, 400, 4, 800),
+    "maze": Specialty("maze,size=5", 20, 400, 150, 2, 120, attempts=4),
+    "hops": Specialty("hops,min_hops=2", 20, 500, 60, 2, 250),
+    "countdown": Specialty("countdown,numbers=2,largest=9,largest_target=20", 1000, 4000, 500, 2, 500),
     "chain_sum": Specialty(
-        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 1000, 4000, 400, 4, 800
+        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 1000, 4000, 800, 2, 500
     ),
 }
 
@@ -85,7 +84,7 @@ def specialist(name: str, seed: int, cache: Path) -> LoadedModel:
             jobs=(taught.spec,),
             model=str(taught_a_little(cache)),
             seed=seed,
-            school=SchoolConfig(taught.demonstrations, taught.updates, optimizer=NEAR.optimizer),
+            school=SchoolConfig(taught.demonstrations, taught.updates),
             steps=taught.steps,
             update=PRACTICE,
             exam=ExamConfig(tasks=1, splits=("test",)),

@@ -24,7 +24,7 @@ FISHER = 48
 """Episodes of a job from which its Fisher information is estimated."""
 BATCH = 32
 """Episodes of earlier jobs beside every update."""
-CONSOLIDATION = DistillConfig(steps=12, tasks=12)
+CONSOLIDATION = DistillConfig(steps=12, tasks=12, minibatches=2)
 
 
 @dataclass

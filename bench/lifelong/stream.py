@@ -46,13 +46,13 @@ class Chapter:
 
 
 CHAPTERS: Mapping[str, Chapter] = {
-    "hops2": Chapter("hops,min_hops=2,max_hops=2", 500, 80, 200),
-    "puzzles": Chapter("countdown,numbers=2,largest=9,largest_target=20", 4000, 300, 300),
+    "hops2": Chapter("hops,min_hops=2,max_hops=2", 500, 80, 150),
+    "puzzles": Chapter("countdown,numbers=2,largest=9,largest_target=20", 4000, 300, 250),
     "maze": Chapter("maze,size=4", 168, 80, 48),
-    "hops3": Chapter("hops,min_hops=3", 500, 80, 200),
-    "puzzles_larger": Chapter("countdown,numbers=2,largest=12,largest_target=40", 4000, 300, 300),
+    "hops3": Chapter("hops,min_hops=3", 500, 80, 150),
+    "puzzles_larger": Chapter("countdown,numbers=2,largest=12,largest_target=40", 4000, 300, 250),
     "sums": Chapter(
-        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 4000, 300, 300
+        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 4000, 300, 250
     ),
 }
 ORDERS: Sequence[Sequence[str]] = (tuple(CHAPTERS), tuple(CHAPTERS)[::-1])
@@ -108,7 +108,7 @@ def success(policy: Decoder, names: Sequence[str], renderer: Renderer, split: st
     engine = NativeEngine(policy, slots=128, context=1024)
     for name in names:
         chapter = CHAPTERS[name]
-        config = ExamConfig(tasks=chapter.tasks // share, attempts=3 if name == "maze" else 1, splits=(split,))
+        config = ExamConfig(tasks=chapter.tasks // share, attempts=2 if name == "maze" else 1, splits=(split,))
         job = resolve(chapter.spec)
         [result], _ = examine(engine, renderer, list, {job.name: job}, config, step=0)
         found.append(result.success)

@@ -40,39 +40,29 @@ Teachers = Mapping[str, Decoder]
 SLOTS = 128
 """Episodes at once."""
 
-FROM_SCRATCH = 2000
-"""Episodes that show a student which knows nothing how a job goes."""
-
 
 @dataclass(frozen=True)
 class DistillConfig:
     """How long a student is taught, and in what portions."""
 
-    steps: int = 60
+    steps: int = 40
     """Steps of playing and being graded token by token."""
     tasks: int = 16
     """Tasks of each job in one step, played once each."""
-    minibatches: int = 2
+    minibatches: int = 1
     """Updates in one step."""
-    watched: int | None = None
-    """Episodes of each teacher that the student imitates before; when not given, 2,000 for a student from scratch and
-    none for one that knows how to begin, such as a merge."""
-    school: SchoolConfig = field(default_factory=SchoolConfig)
-    """How it imitates them; `demonstrations` is not used."""
+    watched: int = 4000
+    """Episodes of each teacher whose successes the student is shown before it plays; 0: none."""
+    school: SchoolConfig = field(default_factory=lambda: SchoolConfig(updates=600, batch=16))
+    """How it learns from them, a `batch` of each teacher in one update; `demonstrations` is not used."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
-    """The policy's; a learning rate that is not given is twice that of trial and error, since a divergence from all of
-    the vocabulary is not as noisy as a reward."""
+    """The policy's, while it plays; a learning rate that is not given is half that of trial and error: at twice, with
+    a few episodes of each job in an update, playing undid what was shown (docs/LOG.md)."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 0), ("tasks", 1), ("minibatches", 1), ("watched", 0)):
-            if (getattr(self, name) or least) < least:
+            if getattr(self, name) < least:
                 raise UsageError(f"distill: {name} must be at least {least}, got {getattr(self, name)}")
-
-    def watched_by(self, *, from_scratch: bool) -> int:
-        """Episodes of each teacher that such a student imitates."""
-        if self.watched is not None:
-            return self.watched
-        return FROM_SCRATCH if from_scratch else 0
 
 
 def distill(

@@ -35,7 +35,7 @@ Memory = Mapping[str, Sequence[Trajectory]]
 """Episodes of earlier jobs, by the job's name."""
 
 
-def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, list[Trajectory]]:
+def memory_of(episodes: Iterable[Trajectory], count: int = 4096) -> dict[str, list[Trajectory]]:
     """What is worth remembering of a store's episodes: of each job the newest `count` that succeeded.
 
     Args:
@@ -46,10 +46,6 @@ def memory_of(episodes: Iterable[Trajectory], count: int = 256) -> dict[str, lis
         if t.outcome.success and t.mask.any():
             kept[t.task.job].append(t)
     return {job: list(newest) for job, newest in kept.items()}
-
-
-EACH = 6
-"""Episodes of each earlier job beside every update."""
 
 
 EACH = 6

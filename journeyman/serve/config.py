@@ -27,7 +27,7 @@ class ServeConfig:
     name: str = ""
     """What clients call the model; by default the name of the run or checkpoint."""
     also: tuple[str, ...] = ()
-    """Other checkpoints to serve beside it, each with its share of the requests: `runs/new=0.05`. These shares hold, and
+    """Other checkpoints to serve beside it, each with its share of the requests: `runs/new=0.05`. They hold, and
     not those of a rollout in the store's journal."""
     job: str = ""
     """The job that episodes are kept under, and whose calibration makes a chance of V."""

@@ -126,7 +126,7 @@ def test_a_small_student_is_shown_then_graded(teacher: Path, tmp_path: Path) -> 
 
 
 def test_distillation_follows_from_its_seed(teacher: Path, tmp_path: Path) -> None:
-    config = DistillConfig(steps=1, tasks=4)
+    config = DistillConfig(steps=1, tasks=4, watched=0)
 
     def student(name: str, seed: int) -> LoadedModel:
         list(distill({"maze,size=3": teacher}, tmp_path / name, "apprentice", config, seed))
