@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 LETTERS = HERE / "letters.py"
 OLD, NEW = (f"{LETTERS}:Sort", f"{LETTERS}:Reverse"), f"{LETTERS}:Rise"
 SHAPE = "tiny,width=64,layers=2,heads=2,vocab=300,positions=128"
-USERS, THREADS, PAUSE = 40, 3, 0.1
+USERS, THREADS, PAUSE = 40, 3, 0.2
 CORRECTS = 0.5
 """How often a user who got a wrong answer says what would have been right."""
 NOISE = 0.2
@@ -183,7 +183,7 @@ def schooled(run: Path) -> None:
 def up(run: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Serve it, and keep it learning."""
     port, admin = free(), free()
-    improver = ("--improve.threads", "1", "--improve.context", "128", "--improve.least", "600", "--improve.look", "1")
+    improver = ("--improve.threads", "1", "--improve.context", "128", "--improve.least", "500", "--improve.look", "1")
     gate = ("--improve.examination.tasks", "400", "--improve.examination.beside", "150")
     release = ("--improve.release.shares", "0", "0.2", "0.5", "1")
     place = ("--port", port, "--admin-port", admin, "--name", "story", "--context", "128", "--slots", "16")

@@ -18,7 +18,7 @@ from journeyman.improve.config import ImproveConfig
 from journeyman.improve.improver import improve
 from journeyman.stages import Record
 
-NICE = 10
+NICE = 5
 PAUSES = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Seconds before it is started again, the first time, the second..."""
 PATIENCE = 20.0

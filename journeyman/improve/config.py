@@ -27,7 +27,7 @@ class PracticeSteps:
     """Tasks of each such job in one round."""
     repeats: int = 2
     """Episodes of each task in one round."""
-    rehearsal: int = 256
+    rehearsal: int = 1000
     """Tasks of each job that the release plays beforehand: its successes are what is not to be forgotten."""
     looks: int = 800
     """Tasks of each job that the candidate plays in the end: half of them teach its V, half calibrate it."""
