@@ -36,7 +36,8 @@ function tags(one, serving) {
   if (one.version === serving && !aliases.includes("release")) found.push(tag("serving", "in"));
   if (one.quarantine) found.push(tag("quarantine", "bad"));
   if (one.trouble) found.push(tag("cannot be served", "bad"));
-  return found.length ? found : [tag("earlier")];
+  const held = one.verdict && one.verdict.verdict !== "pass";
+  return found.length ? found : [tag(held ? "held back" : "earlier")];
 }
 
 const VERDICTS = { pass: "passed", fail: "failed", inconclusive: "not decided" };
