@@ -200,9 +200,9 @@ def test_from_complaints_to_the_release(place: Place) -> None:
     improver = place.improver(replace(CONFIG, candidates=1))
     until(improver.run(), "releasing")
     assert place.standing().doing is Doing.RELEASING
-    for _ in range(6):
-        place.serve(NEW, 20, 1, share=0.5, correct=False)
-        place.serve(NEW, 20, 2, share=0.5, correct=False)
+    for _ in range(30):  # neighbours are paired, so that the two take turns
+        place.serve(NEW, 4, 1, share=0.5, correct=False)
+        place.serve(NEW, 4, 2, share=0.5, correct=False)
     assert until(place.improver(replace(CONFIG, candidates=1)).run(), "released")[-1]["version"] == 2
     now = place.standing()
     assert (now.doing, now.release, now.released) == (Doing.WAITING, 2, 1)

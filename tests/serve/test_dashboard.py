@@ -302,7 +302,7 @@ def test_a_rollout_fits_a_phone(tmp_path: Path, pages: Any, scheme: str) -> None
         life_of(store)
     with Live(tmp_path, scripted("north"), judged()) as live:
         page = pages(live.url, "/#/versions", size=PHONE, scheme=scheme)
-        expect(page.locator(".steps li")).to_have_count(5)
+        expect(page.locator(".rollout").first.locator(".steps li")).to_have_count(5)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate(
             "[...document.querySelectorAll('main *')].every(e => e.getBoundingClientRect().right <= 391)"
