@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 LETTERS = HERE / "letters.py"
 OLD, NEW = (f"{LETTERS}:Sort", f"{LETTERS}:Reverse"), f"{LETTERS}:Rise"
 SHAPE = "tiny,width=64,layers=2,heads=2,vocab=300,positions=128"
-USERS, THREADS, PAUSE = 40, 3, 0.2
+USERS, THREADS, PAUSE = 2000, 3, 0.2
 CORRECTS = 0.5
 """How often a user who got a wrong answer says what would have been right."""
 NOISE = 0.2
