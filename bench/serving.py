@@ -18,38 +18,38 @@ from typing import Any
 LISTENS = re.compile(r"served at http://([\w.]+):(\d+)/v1")
 
 
-class Process:
-    """A server as a process of its own. It is forked from one that has imported everything: most of a start is that.
+class Forked:
+    """Something of ours as a process of its own. It is forked from one that has imported everything: most of a start is
+    that.
 
     Args:
-        main: the server: `journeyman.cli.main`, or something that says in the same words where it listens.
+        main: what it does.
         arguments: what it is given.
-        folder: where it runs; its standard error goes to `server.log` there.
+        folder: where it runs; its standard error goes to a file there.
+        log: name of that file.
     """
 
-    def __init__(self, main: Callable[..., None], arguments: Sequence[Any], folder: Path) -> None:
-        self.main, self.arguments, self.folder = main, arguments, folder
-        self.host, self.port = "", 0
+    def __init__(self, main: Callable[..., None], arguments: Sequence[Any], folder: Path, log: str) -> None:
+        self.main, self.arguments, self.folder, self.log = main, arguments, folder, folder / log
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["journeyman.cli", "journeyman.serve.server", "bench.common"])
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
-        log = self.folder / "server.log"
-        log.write_text("")
-        self._process = self._context.Process(target=_be, args=(self.main, self.arguments, self.folder))
+        """Start it."""
+        self.log.write_text("")
+        self._process = self._context.Process(target=_be, args=(self.main, self.arguments, self.folder, self.log))
         self._process.start()
-        while (found := LISTENS.search(log.read_text())) is None:
-            if not self._process.is_alive():
-                raise RuntimeError(f"no server: {log.read_text()[-2000:]}")
-            time.sleep(0.02)
-        self.host, self.port = found[1], int(found[2])
 
     @property
     def id(self) -> int:
         """Of the process."""
         assert self._process.pid is not None
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.is_alive()
 
     def cpu(self) -> float:
         """Seconds of CPU that it has taken."""
@@ -71,10 +71,27 @@ class Process:
         self._process.join()
 
 
-def _be(main: Callable[..., None], arguments: Sequence[Any], folder: Path) -> None:
-    """The process of a server."""
+class Process(Forked):
+    """A server; `main` is `journeyman.cli.main`, or something that says in the same words where it listens."""
+
+    def __init__(self, main: Callable[..., None], arguments: Sequence[Any], folder: Path) -> None:
+        super().__init__(main, arguments, folder, "server.log")
+        self.host, self.port = "", 0
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        super().start()
+        while (found := LISTENS.search(self.log.read_text())) is None:
+            if not self.alive:
+                raise RuntimeError(f"no server: {self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+        self.host, self.port = found[1], int(found[2])
+
+
+def _be(main: Callable[..., None], arguments: Sequence[Any], folder: Path, file: Path) -> None:
+    """The process."""
     os.chdir(folder)
-    with (folder / "server.log").open("a") as log:
+    with file.open("a") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     main(*arguments)
 
@@ -138,12 +155,12 @@ class Streamer(asyncio.Protocol):
         self.told(Heard(self._asked, self._first, ended, int(usage[1])))
         self._ask()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
-            if error is None and self._heard.endswith(b"0\r\n\r\n"):
+            if exc is None and self._heard.endswith(b"0\r\n\r\n"):
                 self.done.set_result(None)
             else:
-                self.done.set_exception(error or ConnectionError("the server hung up"))
+                self.done.set_exception(exc or ConnectionError("the server hung up"))
 
     def _fail(self, error: Exception) -> None:
         self.done.set_exception(error)

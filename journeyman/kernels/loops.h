@@ -126,7 +126,7 @@ void rotate(const T* in, T* out, const float* cos, const float* sin, const int64
 }
 
 // -- the cache -----------------------------------------------------------------------------------------------------
-// keys [blocks, K, E, BLOCK]: the 16 keys of a block side by side, so that scores of 16 positions are one vector.
+// keys [blocks, K, E, BLOCK]: the keys of a block side by side, so that scores of its positions are whole vectors.
 // values [blocks, K, BLOCK, E].
 
 // Writes k and v [N, K, E] (rows `stride` apart) of tokens at (block table row, position).
@@ -157,17 +157,18 @@ void attend_head(const T* q, T* out, const T* keys, const T* values, const int32
     for (int64_t b = from; b < to; b++) {
         const T* k = keys + (blocks[b] * K + head) * E * BLOCK;
         if (b + 1 < to) prefetch(keys + (blocks[b + 1] * K + head) * E * BLOCK, E * BLOCK);
-        vec parts[G][CHAINS] = {};
-        int64_t e = 0;
-        for (; e + CHAINS <= E; e += CHAINS)
-            for (int c = 0; c < CHAINS; c++) {
-                const vec key = lanes(k + (e + c) * BLOCK);
-                for (int g = 0; g < G; g++) parts[g][c] += query[g * E + e + c] * key;
-            }
-        for (; e < E; e++)
-            for (int g = 0; g < G; g++) parts[g][0] += query[g * E + e] * lanes(k + e * BLOCK);
-        for (int g = 0; g < G; g++)
-            *reinterpret_cast<vec*>(probs + g * width + (b - from) * BLOCK) = total<CHAINS>(parts[g]);
+        for (int64_t some = 0; some < BLOCK; some += LANES, k += LANES) {
+            vec parts[G][CHAINS] = {};
+            int64_t e = 0;
+            for (; e + CHAINS <= E; e += CHAINS)
+                for (int c = 0; c < CHAINS; c++) {
+                    const vec key = lanes(k + (e + c) * BLOCK);
+                    for (int g = 0; g < G; g++) parts[g][c] += query[g * E + e + c] * key;
+                }
+            for (; e < E; e++)
+                for (int g = 0; g < G; g++) parts[g][0] += query[g * E + e] * lanes(k + e * BLOCK);
+            for (int g = 0; g < G; g++) put(total<CHAINS>(parts[g]), probs + g * width + (b - from) * BLOCK + some);
+        }
     }
     float share[G];
     for (int g = 0; g < G; g++) {
@@ -330,7 +331,7 @@ void softmax_backward(const T* probs, T* grad, int64_t rows, int64_t C, float sc
     }
 }
 
-// Stage S of turning a square of 16 x 16 numbers of 32 bits: rows i and i + S exchange the lanes that lie across.
+// Stage S of turning a square of LANES x LANES numbers of 32 bits: rows i and i + S exchange the lanes that lie across.
 template <int S, int... lane>
 inline void exchange(bit_vec& a, bit_vec& b, std::integer_sequence<int, lane...>) {
     const bit_vec upper = __builtin_shufflevector(a, b, (lane & S ? LANES + lane - S : lane)...);
@@ -344,7 +345,10 @@ inline void stage(bit_vec* rows) {
         if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, LANES>{});
 }
 
-inline void turn(bit_vec* rows) { stage<1>(rows), stage<2>(rows), stage<4>(rows), stage<8>(rows); }
+template <int S = 1>
+inline void turn(bit_vec* rows) {
+    if constexpr (S < LANES) stage<S>(rows), turn<2 * S>(rows);
+}
 
 // A square of in [.., D] at its upper left corner: for bfloat16 results two rows of numbers side by side in 32 bits.
 inline constexpr int64_t tall(const float*) { return LANES; }

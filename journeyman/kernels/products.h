@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr int64_t WIDE = 2 * LANES;  // columns of a panel of weights
+constexpr int64_t WIDE = 32;  // columns of a panel of weights
 
 struct Team {
     int64_t size, member;
@@ -33,7 +33,12 @@ struct Team {
 // -- float32 --------------------------------------------------------------------------------------------------------
 
 constexpr int64_t AHEAD = 32;  // rows of a panel that are asked for before they are needed
-constexpr int64_t HIGH = 12;  // rows at once: 24 registers of sums, and 3 for what is multiplied
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int64_t HIGH = 12;  // rows at once: of 32 registers 24 for sums, and 3 for what is multiplied
+#else
+constexpr int64_t HIGH = 6;  // of 16 registers 12, and 3
+#endif
+constexpr int64_t REACH = 2 * LANES;  // columns at once, of a panel
 
 // A left side [M, K] whose rows, or columns, are `stride` apart.
 struct Left {
@@ -48,7 +53,7 @@ struct Right {
     int64_t panel, row;
 };
 
-// c [M, wide] (rows `stride_c` apart) = or += a [M, K] times a panel [K, WIDE].
+// c [M, wide] (rows `stride_c` apart) = or += a [M, K] times columns [K, REACH] of a panel.
 template <int M, bool COLUMNS>
 void tile(const float* a, int64_t stride, const float* panel, int64_t row, float* c, int64_t stride_c, int64_t K,
           int64_t wide, bool add) {
@@ -56,7 +61,7 @@ void tile(const float* a, int64_t stride, const float* panel, int64_t row, float
     if (add)
         for (int i = 0; i < M; i++) std::memcpy(sums[i], c + i * stride_c, wide * sizeof(float));
     for (int64_t k = 0; k < K; k++) {
-        prefetch(panel + (k + AHEAD) * row, WIDE);
+        prefetch(panel + (k + AHEAD) * row, REACH);
         const vec left = lanes(panel + k * row), right = lanes(panel + k * row + LANES);
         for (int i = 0; i < M; i++) {
             const float value = COLUMNS ? a[k * stride + i] : a[i * stride + k];
@@ -79,12 +84,12 @@ void multiply(const Team& team, Left a, Right b, float* c, int64_t stride_c, int
     constexpr auto by_columns = tiles_of<true>(std::make_integer_sequence<int, HIGH>{});
     if (!M) return;
     const int64_t panels = (N + WIDE - 1) / WIDE, parts = (M + HIGH - 1) / HIGH;  // parts of nearly equal height
-    for (int64_t i = team.from(panels); i < team.to(panels); i++)
+    for (int64_t n = team.from(panels) * WIDE; n < std::min(team.to(panels) * WIDE, N); n += REACH)
         for (int64_t p = 0; p < parts; p++) {
-            const int64_t from = M * p / parts, to = M * (p + 1) / parts, n = i * WIDE;
+            const int64_t from = M * p / parts, to = M * (p + 1) / parts;
             const auto run = (a.columns ? by_columns : by_rows)[to - from - 1];
-            run(a.at + from * (a.columns ? 1 : a.stride), a.stride, b.at + i * b.panel, b.row, c + from * stride_c + n,
-                stride_c, K, std::min(WIDE, N - n), add);
+            run(a.at + from * (a.columns ? 1 : a.stride), a.stride, b.at + n / WIDE * b.panel + n % WIDE, b.row,
+                c + from * stride_c + n, stride_c, K, std::min(REACH, N - n), add);
         }
 }
 
