@@ -18,6 +18,7 @@ from journeyman.errors import UsageError
 from journeyman.experience.journal import Runs
 from journeyman.release.book import Book, Version, differences, len_of
 from journeyman.release.gate import read_judgement
+from journeyman.release.mlflow import export
 from journeyman.release.printed import render_judgement
 from journeyman.release.registry import Registry, show_runs
 from journeyman.release.rollout import State
@@ -211,7 +212,25 @@ class Quarantine:
         console.print(f"the release is version {release}" if release else "there is no release", highlight=False)
 
 
-Action = List | Show | Diff | Note | Rollback | Quarantine | RolloutAction
+@dataclass(frozen=True)
+class Export:
+    """Copy the versions into an MLflow server, with lineage, evidence and aliases; again: bring the copy up to date."""
+
+    store: Positional[str]
+    """A run's folder, a store's file, or the URL of a database."""
+    to: str
+    """Of an MLflow server that has a registry: http://127.0.0.1:5000, or sqlite:///mlflow.db."""
+    name: str = "journeyman"
+    """Of the registered model, and of the experiment."""
+
+    def __call__(self) -> None:
+        with open_store(self.store) as store:
+            book = Registry(store).book()
+        numbers = export(book, self.to, self.name)
+        console.print(f"{len(numbers)} versions are in {self.to} as {self.name}", highlight=False)
+
+
+Action = List | Show | Diff | Note | Rollback | Quarantine | Export | RolloutAction
 
 
 @dataclass(frozen=True)
