@@ -59,7 +59,7 @@ from journeyman.types import Message, StepResult, Task
 
 ALPHABET = "abcdefgh"
 SHAPE, CONTEXT = "tiny,width=32,layers=1,heads=2,vocab=290,positions=64", 64
-CLIENTS, PAUSE = 4, 0.05
+CLIENTS, PAUSE, AGAIN = 4, 0.05, 0.2
 APART = (1.0, 20.0)
 """Seconds from one kill of a process to the next, at least and at most."""
 LATE = 5.0
@@ -162,6 +162,7 @@ class Users:
             reply = self.post("/v1/chat/completions", {**body, **extra}, 200)
             if reply is None:
                 self.unheard += 1
+                time.sleep(AGAIN)
                 continue
             version = reply["journeyman"]["choices"][0]["versions"][0]["version"]
             self.answers.append(Answered(reply["episode_id"], version, asked, time.time()))
@@ -175,7 +176,7 @@ class Users:
         """Until it is acknowledged."""
         while (reply := self.post("/v1/feedback", body, 201)) is None:
             self.unheard += 1
-            time.sleep(0.1)
+            time.sleep(AGAIN)
         self.acknowledged[body["idempotency_key"]] = reply["id"]
 
     def post(self, path: str, body: dict[str, Any], status: int) -> Any:
@@ -232,8 +233,8 @@ def keep_improving(source: str, config: ImproveConfig) -> None:
         pass
 
 
-def taught(folder: Path) -> Path:
-    """A checkpoint that knows one of the two jobs."""
+def taught(folder: Path) -> None:
+    """Make a checkpoint that knows one of the two jobs."""
     torch.manual_seed(0)
     loaded = fresh(SHAPE, [Next(), Before()])
     learner = Learner(loaded.model, None, UpdateConfig(), keep_reference=False)
@@ -241,8 +242,7 @@ def taught(folder: Path) -> Path:
     for _ in school(learner, lessons, SchoolConfig(batch=32), 300, seed=0):
         pass
     value = ValueFunction.start(ValueConfig(placement="head"), loaded.model)
-    save(folder / "model", loaded.model, loaded.tokenizer, value)
-    return folder / "model"
+    save(folder, loaded.model, loaded.tokenizer, value)
 
 
 def astray(answers: Sequence[Answered], events: Sequence[Event]) -> list[str]:
@@ -299,8 +299,9 @@ class Told:
 
 
 def played(run: Path, kills: int, seed: int) -> Told:
-    """Serve, improve and kill in this folder."""
-    source = str(taught(run))
+    """Serve, improve and kill what has its checkpoint, its store and its candidates in this folder."""
+    taught(run)
+    source = str(run)
     place = ("--port", "0", "--admin-port", "0", "--name", "spell")
     words = ["serve", source, *place, "--context", str(CONTEXT), "--slots", "8"]
     server = Process(main_of_journeyman, (words,), run)
@@ -358,7 +359,7 @@ def main() -> None:
     options = parser(__doc__).parse_args()
     kills = 2 if options.quick else 20
     with tempfile.TemporaryDirectory(prefix="journeyman-kills-") as name:
-        told = played(Path(name), kills, options.seeds[0])
+        told = played(Path(name) / "model", kills, options.seeds[0])
     print(json.dumps(told.did, indent=2))
     results = Results("gate", seeds=options.seeds, quick=options.quick)
     for figure, (count, unit) in told.counts.items():
