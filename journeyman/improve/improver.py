@@ -11,9 +11,10 @@ What comes next follows from the journal alone (standing.py), so it may be kille
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from journeyman.config import ONE_TURN, LearnConfig, settled
 from journeyman.errors import UsageError
 from journeyman.experience.journal import Event
 from journeyman.experience.store import Store
+from journeyman.experience.tail import Tail
 from journeyman.improve.config import ImproveConfig
 from journeyman.improve.evidence import Evidence, heard, sorted_out, speaks
 from journeyman.improve.standing import TOPIC, Doing, Standing
@@ -75,13 +77,22 @@ class Improver:
     _seen: int = 0
 
     def __post_init__(self) -> None:
-        self.registry, self.rollout = Registry(self.store), Rollout(self.store)
+        self.registry, self.rollout, self.tail = Registry(self.store), Rollout(self.store), Tail(self.store)
+        self._read: Sequence[Event] = ()
+        self._stands = Standing.of(self._read)
+
+    def standing(self) -> Standing:
+        """What the journal says now; to ask again costs what is new in it."""
+        events = self.tail.read()
+        if events is not self._read:
+            self._read, self._stands = events, Standing.of(events)
+        return self._stands
 
     def run(self) -> Iterator[Record]:
         """Until it is time to stop. Yields a record whenever something has happened."""
         paused = False
         while not self.until() and not 0 < self.config.candidates <= self.ended:
-            standing = Standing.of(self.store.events())
+            standing = self.standing()
             if standing.paused != paused:
                 paused = standing.paused
                 yield told("paused" if paused else "resumed")
@@ -171,15 +182,17 @@ class Improver:
 
     def _pace(self, started: float) -> Callable[[], bool]:
         """Called between pieces of work: rests in proportion, waits while paused; false when the time is over."""
-        last, waited = time.monotonic(), 0.0
+        last, looked, waited = time.monotonic(), -math.inf, 0.0
 
         def going() -> bool:
-            nonlocal last, waited
+            nonlocal last, looked, waited
             now = time.monotonic()
             rest = (now - last) * (1 / self.config.share - 1)
             time.sleep(rest)
-            while Standing.of(self.store.events()).paused and not self.until():
-                time.sleep(self.config.look)
+            if now - looked >= self.config.look:
+                while self.standing().paused and not self.until():
+                    time.sleep(self.config.look)
+                looked = time.monotonic()
             last = time.monotonic()
             waited += max(last - now - rest, 0.0)
             return last - started - waited < self.config.seconds and not self.until()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -255,6 +257,34 @@ def test_it_rests_when_told_to(place: Place) -> None:
     order(source, place.store.where, "resume", "")
     assert not standing(source, place.store.where).paused
     assert next(place.improver().run())["what"] == "learning"
+
+
+def test_work_is_not_held_up_by_looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two updates the journal is read now and then, and only what is new in it."""
+    read: list[int] = []
+    events = place.store.events
+
+    def counted(after: int = 0) -> Any:
+        read.append(after)
+        return events(after)
+
+    monkeypatch.setattr(place.store, "events", counted)
+    going = place.improver(replace(CONFIG, look=60.0))._pace(time.monotonic())
+    assert all(going() for _ in range(100)) and read == [0]
+    going = place.improver(replace(CONFIG, look=1e-9))._pace(time.monotonic())
+    assert going() and going()
+    assert read[1] == 0 and read[2] == events()[-1].number
+
+
+def test_a_pause_is_heard_while_it_learns_and_costs_no_time(place: Place) -> None:
+    source = str(place.source)
+    order(source, place.store.where, "pause", "")
+    resume = threading.Timer(2.0, order, (source, place.store.where, "resume", ""))
+    resume.start()
+    started = time.monotonic()
+    assert place.improver(replace(CONFIG, seconds=1.5))._pace(started)(), "it goes on with its time"
+    assert time.monotonic() - started > 1.5
+    resume.join()
 
 
 def test_one_improver_at_a_time_and_its_lines_are_kept(tmp_path: Path, knowing: Path) -> None:
