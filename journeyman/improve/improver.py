@@ -48,7 +48,7 @@ from journeyman.release.heldout import Seen
 from journeyman.release.registry import Registry
 from journeyman.release.rules import Rule, read_rules
 from journeyman.release.steering import Rollout, observed
-from journeyman.run import folder_of, locked, read_config
+from journeyman.run import experience_of, folder_of, locked, read_config
 from journeyman.stages import Record
 
 REMEMBERED = 2048
@@ -360,7 +360,7 @@ def improve(source: str, config: ImproveConfig, until: Callable[[], bool] = lamb
     home.mkdir(parents=True, exist_ok=True)
     with (
         locked(home / "improve.lock", f"the improver of {home}", "stop it first"),
-        Store(config.store or home / "experience.sqlite") as store,
+        Store(experience_of(source, config.store)) as store,
         (home / "improve.jsonl").open("a", encoding="utf-8") as log,
     ):
         for record in Improver(store, home, source, config, jobs, rules, until).run():
@@ -371,7 +371,7 @@ def improve(source: str, config: ImproveConfig, until: Callable[[], bool] = lamb
 
 def order(source: str, store: str, what: Literal["pause", "resume"], why: str) -> None:
     """Let the improver of a deployment rest, or go on; it follows at its next look."""
-    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+    with Store(experience_of(source, store)) as kept:
         kept.happen(lambda _: [Event(TOPIC, {"what": what, "why": why})]).result()
 
 
@@ -381,7 +381,7 @@ def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
     Raises:
         UsageError: there is a candidate already, or nothing to compare one with; CheckpointError: it does not fit.
     """
-    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+    with Store(experience_of(source, store)) as kept:
         registry = Registry(kept)
         now, aliases = Standing.of(kept.events()), registry.book().aliases
         if now.candidate is not None:
@@ -398,5 +398,5 @@ def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
 
 def standing(source: str, store: str = "") -> Standing:
     """Where the improver of a deployment stands."""
-    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+    with Store(experience_of(source, store)) as kept:
         return Standing.of(kept.events())

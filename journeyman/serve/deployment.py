@@ -23,7 +23,7 @@ from journeyman.model.weights import weights_digest
 from journeyman.release.book import Version
 from journeyman.release.gate import Power
 from journeyman.release.registry import Registry
-from journeyman.run import folder_of
+from journeyman.run import experience_of, folder_of
 from journeyman.serve.archive import Archive
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Episodes
@@ -120,7 +120,7 @@ class Deployment:
         folder = folder_of(source)
         folder.mkdir(parents=True, exist_ok=True)
         config = replace(config, name=config.name or Path(source).resolve().name)
-        store = Store(config.store or folder.parent / "experience.sqlite")
+        store = Store(experience_of(source, config.store))
         try:
             begun = _begun(Registry(store), folder, loaded, not config.also)
             model = begun.loaded.model
