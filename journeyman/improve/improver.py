@@ -23,7 +23,7 @@ import torch
 
 from journeyman.api import open_model
 from journeyman.config import ONE_TURN, LearnConfig, settled
-from journeyman.errors import UsageError
+from journeyman.errors import CheckpointError, UsageError
 from journeyman.experience.journal import Event
 from journeyman.experience.store import Store
 from journeyman.experience.tail import Tail
@@ -49,6 +49,7 @@ from journeyman.release.registry import Registry
 from journeyman.release.rules import Rule, read_rules
 from journeyman.release.steering import Rollout, observed
 from journeyman.run import experience_of, folder_of, locked, read_config
+from journeyman.serve.weights import beginning, opened, registered
 from journeyman.stages import Record
 
 REMEMBERED = 2048
@@ -121,8 +122,7 @@ class Improver:
 
     def _learn_when_due(self, standing: Standing) -> Iterator[Record]:
         if standing.release is None:
-            version = self.registry.add(weights_digest(open_model(self.source).model), self.source)
-            self.registry.point("release", version.number, "what was served first")
+            beginning(self.registry, open_model(self.source), self.home / "serve", follows=True)
             return
         if self._waiting_since(standing.tried) < self.config.least:
             return
@@ -137,8 +137,7 @@ class Improver:
         return len(self._spoken)
 
     def _learn(self, standing: Standing, number: int) -> Iterator[Record]:
-        started, version = time.monotonic(), self.registry.book().find(number)
-        release = open_model(version.source)
+        started, release = time.monotonic(), opened(self.registry.book().find(number))
         episodes, cursor = heard(self.store, standing.learned, self.config.episodes)
         longest = min(self.config.context, release.model.config.max_positions)
         barred = self.registry.barred()
@@ -208,7 +207,7 @@ class Improver:
         config = {"weak": weak, "seed": s.seed, "improve": _plain(asdict(self.config))}
         entries = self.store.entries_of(evidence.episodes)
         digest = weights_digest(s.learner.policy)
-        version = self.registry.add(digest, str(folder), parents=[release], entries=entries, config=config)
+        version = self.registry.add(digest, str(folder.resolve()), parents=[release], entries=entries, config=config)
         number = version.number
         if number == release:
             shutil.rmtree(folder, ignore_errors=True)
@@ -216,14 +215,19 @@ class Improver:
         learned = Event(TOPIC, {"what": "learned", "version": number, "cursor": cursor, "why": why})
         moved = Event("alias", {"alias": "candidate", "version": number, "why": why})
         self.store.happen(lambda _: [learned] if number == release else [learned, moved]).result()
-        return told("proposed", version=number, source=str(folder), episodes=len(evidence.episodes))
+        return told("proposed", version=number, source=version.source, episodes=len(evidence.episodes))
 
     # -- examining -----------------------------------------------------------------------------------------
 
     def _examine(self, standing: Standing) -> Iterator[Record]:
         assert standing.candidate is not None and standing.release is not None
         book = self.registry.book()
-        ours, theirs = (open_model(book.find(n).source) for n in (standing.candidate, standing.release))
+        theirs = opened(book.find(standing.release))
+        try:
+            ours = opened(book.find(standing.candidate))
+        except CheckpointError as error:
+            yield from self._drop(standing.candidate, str(error))
+            return
         subjects = self._subjects(book.find(standing.candidate).config.get("weak", []))
         if not subjects:
             yield from self._drop(standing.candidate, "there is no job to examine it in: name one with --jobs")
@@ -389,9 +393,8 @@ def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
         if "release" not in aliases:
             raise UsageError(f"{source} was never served, so there is no release to compare with", fix="serve it first")
         loaded = open_model(checkpoint)
-        check_readers(open_model(registry.book().find("release").source), loaded)
-        place = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
-        version = registry.add(weights_digest(loaded.model), place, parents=[aliases["release"]])
+        check_readers(opened(registry.book().find("release")), loaded)
+        version = registered(registry, loaded)
         registry.point("candidate", version.number, why or f"proposed: {checkpoint}")
         return version
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -80,6 +81,14 @@ CONFIG = ImproveConfig(
     ),
     release=ReleaseSteps(shares=(0.5, 1.0), least=10),
 )
+
+QUICK = replace(
+    CONFIG,
+    imitation=20,
+    practice=replace(CONFIG.practice, rounds=0, looks=20),
+    examination=replace(CONFIG.examination, tasks=40, rounds=1),
+)
+"""Too little to be released."""
 
 
 @pytest.fixture(scope="module")
@@ -215,22 +224,49 @@ def test_killed_in_any_state_it_goes_on(place: Place) -> None:
     """A generator that is dropped leaves what a killed process would: nothing but the store and the folder."""
     place.serve(OLD, 20)
     place.serve(NEW, 40)
-    small = replace(CONFIG, imitation=20, practice=replace(CONFIG.practice, rounds=0, looks=20))
-    small = replace(small, examination=replace(CONFIG.examination, tasks=40, rounds=1))
     for what, next_is in (
         ("learning", Doing.WAITING),
         ("proposed", Doing.EXAMINING),
         ("examining", Doing.EXAMINING),
         ("judged", Doing.SETTLING),
     ):
-        going = place.improver(small).run()
+        going = place.improver(QUICK).run()
         assert until(going, what)[-1]["what"] == what
         going.close()
         assert place.standing().doing is next_is
-    assert until(place.improver(small).run(), "held back")[-1]["version"] == 2
+    assert until(place.improver(QUICK).run(), "held back")[-1]["version"] == 2
     assert place.store.verify() == []
     assert len(place.improver().registry.book().versions) == 2
     assert place.standing().release == 1 and place.standing().judged == 1
+
+
+def test_before_any_server_it_begins_as_a_server_would(
+    tmp_path: Path, knowing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of before there was a registry keep their meaning, and places are found from any folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(knowing, "model")
+    (tmp_path / "serve").mkdir()
+    old = [{"digest": "1" * 64, "source": "runs/gone"}]
+    (tmp_path / "serve" / "versions.json").write_text(json.dumps(old))
+    with Store("experience.sqlite") as store:
+        place = Place(Path(), store, Path("model"))
+        assert not list(place.improver(until=patience(3)).run())
+        book = place.improver().registry.book()
+        assert book.aliases == {"release": 2} and book.versions[1].digest == "1" * 64
+        place.serve(NEW, 40, version=2)
+        seen = until(place.improver(QUICK).run(), "proposed")
+        found = [place.improver().registry.book().find(name).source for name in ("release", "candidate")]
+    assert found == [str(tmp_path / "model"), str(tmp_path / "candidates" / "0003")]
+    assert seen[-1]["source"] == found[1]
+
+
+def test_a_candidate_that_cannot_be_loaded_is_held_back(place: Place) -> None:
+    registry = place.improver().registry
+    registry.add("2" * 64, str(place.home / "gone"), parents=[1])
+    registry.point("candidate", 2)
+    dropped = until(place.improver().run(), "held back")[-1]
+    assert dropped["version"] == 2 and "cannot be loaded" in dropped["why"]
 
 
 def test_a_damaged_version_is_held_back(place: Place, tmp_path: Path) -> None:
