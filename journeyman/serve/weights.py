@@ -67,11 +67,10 @@ def registered(registry: Registry, loaded: LoadedModel, *, release: str = "") ->
 
 def check_trusted(book: Book, version: Version) -> None:
     """Raises UsageError: the version is in quarantine."""
-    if version.number in book.quarantined:
-        why = next((q.why for q in book.quarantines if q.lifted is None and version.number in q.versions), "")
+    if (why := book.distrust(version.number)) is not None:
         raise UsageError(
             f"version {version.number} ({version.source}) is in quarantine",
-            reason=why or "a version that it was made of is",
+            reason=why,
             fix="serve another, or lift that first: journeyman release quarantine STORE --lift ID --why ...",
         )
 
