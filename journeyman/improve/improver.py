@@ -204,7 +204,8 @@ class Improver:
         shutil.rmtree(folder, ignore_errors=True)  # left over by one who was killed before it was known
         calibration = look(s)
         save(folder, s.learner.policy, s.release.tokenizer, s.learner.value, calibration)
-        config = {"weak": weak, "seed": s.seed, "improve": _plain(asdict(self.config))}
+        asked = json.loads(json.dumps(asdict(self.config), default=str))
+        config = {"weak": weak, "seed": s.seed, "improve": asked}
         entries = self.store.entries_of(evidence.episodes)
         digest = weights_digest(s.learner.policy)
         version = self.registry.add(digest, str(folder.resolve()), parents=[release], entries=entries, config=config)
@@ -334,15 +335,6 @@ def credit_of(home: Path, jobs: Mapping[str, Job]) -> CreditConfig:
     if not jobs:
         return ONE_TURN
     return settled(LearnConfig(jobs=tuple(jobs)), jobs.values()).credit
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: paths as text."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}  # type: ignore[misc]
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]  # type: ignore[misc]
-    return str(value) if isinstance(value, Path) else value
 
 
 def improve(source: str, config: ImproveConfig, until: Callable[[], bool] = lambda: False) -> Iterator[Record]:

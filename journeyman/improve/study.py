@@ -197,7 +197,8 @@ def grade(s: Student, teacher: Decoder) -> Metrics:
 
 def prefer_of(s: Student, evidence: Evidence) -> Metrics:
     """Prefer what was preferred."""
-    return prefer(s.learner, evidence.pairs, s.rng(3), epochs=max(s.config.preference_epochs, 1))
+    epochs = s.config.preference_epochs
+    return prefer(s.learner, evidence.pairs, s.rng(3), epochs=epochs) if epochs else {}
 
 
 def reinforce_of(s: Student, evidence: Evidence) -> Metrics:

@@ -18,10 +18,14 @@ import torch
 from journeyman.errors import RunError, UsageError
 from journeyman.experience import Feedback, ServedTurn, Store, VersionSpan, uuid7
 from journeyman.improve import ImproveConfig, PracticeSteps, ReleaseSteps, improve
+from journeyman.improve.evidence import Evidence
 from journeyman.improve.improver import Improver, order, propose, standing
 from journeyman.improve.standing import Doing, Standing
+from journeyman.improve.study import Student, prefer_of
 from journeyman.jobs.base import Env, Job
+from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.prefer import Pair
 from journeyman.learn.school import SchoolConfig, demonstrations, school
 from journeyman.model.load import load, save
 from journeyman.model.render import Renderer
@@ -338,6 +342,13 @@ def test_one_improver_at_a_time_and_its_lines_are_kept(tmp_path: Path, knowing: 
             next(improve(str(home), CONFIG))
         first.close()
     assert '"what": "learning"' in (home / "improve.jsonl").read_text()
+
+
+def test_no_passes_over_the_preferences_are_none(knowing: Path) -> None:
+    loaded, config = load(str(knowing)), replace(CONFIG, preference_epochs=0)
+    student = Student.of(loaded, {}, (), CreditConfig(), config, teacher=None, going=lambda: True, seed=0)
+    t = demonstrations([OLD], 1, 0, student.renderer)[0]
+    assert prefer_of(student, Evidence(pairs=(Pair(t, t),))) == {} and student.learner.updates == 0
 
 
 @pytest.mark.parametrize("wrong", [{"least": 0}, {"share": 0.0}, {"able": 1.5}, {"seconds": 0.0}, {"candidates": -1}])
