@@ -53,6 +53,16 @@ def elsewhere(folder: Path, source: str) -> Iterator[tuple[Store, int]]:
 
 
 @contextmanager
+def half_released(folder: Path, factor: float = 1.01, power: Power | None = None) -> Iterator[tuple[Live, Store, int]]:
+    """A server, its store as another process has it, and a candidate that has half of the traffic."""
+    new = other_weights(folder / "new", factor)
+    with Live(folder, slots=4) as live, elsewhere(folder, new) as (store, candidate):
+        Rollout(store).begin(candidate, HALF, gate=SURE, power=power)
+        until(lambda: members(live) == [1, candidate])
+        yield live, store, candidate
+
+
+@contextmanager
 def asked_all_the_while(live: Live, clients: int = 3) -> Iterator[Counter[int]]:
     """People who ask and say that it was good, each time as somebody else; statuses of all that they were answered."""
     statuses: Counter[int] = Counter()
@@ -144,13 +154,8 @@ def test_a_roll_back_takes_the_traffic_back(tmp_path: Path) -> None:
 
 def test_one_that_was_let_go_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "LINGER", 2.0)
-    with (
-        Live(tmp_path, slots=4) as live,
-        elsewhere(tmp_path, other_weights(tmp_path / "new")) as (store, candidate),
-    ):
+    with half_released(tmp_path) as (live, store, candidate):
         rollout = Rollout(store)
-        rollout.begin(candidate, HALF, gate=SURE)
-        until(lambda: members(live) == [1, candidate])
         member = live.d.fleet.of(candidate)
         rollout.act("roll back", "in haste")
         until(lambda: member.leaving)
@@ -196,12 +201,8 @@ def test_what_lies_there_must_be_the_version(tmp_path: Path, what: str) -> None:
 
 def test_a_candidate_may_do_what_its_evidence_allows(tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
-    with (
-        Live(tmp_path, slots=4) as live,
-        elsewhere(tmp_path, other_weights(tmp_path / "new", 1.0001)) as (store, candidate),
-    ):
-        Rollout(store).begin(candidate, HALF, gate=SURE, power=Power(tokens=1, seconds=30.0, tools=()))
-        until(lambda: members(live) == [1, candidate])
+    power = Power(tokens=1, seconds=30.0, tools=())
+    with half_released(tmp_path, 1.0001, power) as (live, store, candidate):
         users = [f"u{n}" for n in range(16)]  # all of one version: 2 ** -15
         plain = [live.chat("A1 to C3", user=user, max_tokens=20, temperature=0) for user in users]
         made = {(answered_by(answer), answer.json()["usage"]["completion_tokens"]) for answer in plain}
@@ -225,20 +226,14 @@ def test_a_candidate_whose_engine_fails_costs_nobody_an_answer(tmp_path: Path) -
 
         engine.step = step
 
-    with (
-        Live(tmp_path, slots=4) as live,
-        elsewhere(tmp_path, other_weights(tmp_path / "new")) as (store, candidate),
-    ):
-        rollout = Rollout(store)
-        rollout.begin(candidate, HALF, gate=SURE)
-        until(lambda: members(live) == [1, candidate])
+    with half_released(tmp_path) as (live, store, candidate):
         break_(live.d.fleet.of(candidate).service.engine)
         answers = [live.chat("?", user=f"u{n}", max_tokens=1) for n in range(30)]  # all of one version: 2 ** -29
         assert {answered_by(answer) for answer in answers} == {1}
         assert len({answer.json()["system_fingerprint"] for answer in answers}) == 1
         until(lambda: bool(events(store, TROUBLE)))
         assert live.http.get("/readyz").status_code == 200
-        assert rollout.look([]).what == "roll back"
+        assert Rollout(store).look([]).what == "roll back"
 
 
 def test_changes_by_hand_hold_until_the_next_decision(tmp_path: Path) -> None:
