@@ -208,14 +208,29 @@ class Improver:
         config = {"weak": weak, "seed": s.seed, "improve": asked}
         entries = self.store.entries_of(evidence.episodes)
         digest = weights_digest(s.learner.policy)
-        version = self.registry.add(digest, str(folder.resolve()), parents=[release], entries=entries, config=config)
+        try:
+            version = self.registry.add(
+                digest, str(folder.resolve()), parents=[release], entries=entries, config=config
+            )
+        except UsageError as error:  # something of it was put into quarantine meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            return told("set aside", why=str(error))
         number = version.number
         if number == release:
             shutil.rmtree(folder, ignore_errors=True)
         why = f"learned from {len(evidence.episodes)} episodes"
         learned = Event(TOPIC, {"what": "learned", "version": number, "cursor": cursor, "why": why})
-        moved = Event("alias", {"alias": "candidate", "version": number, "why": why})
-        self.store.happen(lambda _: [learned] if number == release else [learned, moved]).result()
+
+        def decide(events: Sequence[Event]) -> list[Event]:
+            if number == release:
+                return [learned]
+            moved = nominated(events, number, why)
+            return [learned, *moved] if moved else []
+
+        if not self.store.happen(decide).result():
+            return told(
+                "set aside", version=number, why="another was proposed meanwhile; it is learned again after that"
+            )
         return told("proposed", version=number, source=version.source, episodes=len(evidence.episodes))
 
     # -- examining -----------------------------------------------------------------------------------------
@@ -387,8 +402,16 @@ def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
         loaded = open_model(checkpoint)
         check_readers(opened(registry.book().find("release")), loaded)
         version = registered(registry, loaded)
-        registry.point("candidate", version.number, why or f"proposed: {checkpoint}")
+        why = why or f"proposed: {checkpoint}"
+        if not kept.happen(lambda events: nominated(events, version.number, why)).result():
+            raise UsageError("another version was proposed meanwhile", fix="wait until it is released or held back")
         return version
+
+
+def nominated(events: Sequence[Event], version: int, why: str) -> list[Event]:
+    """A version becomes the candidate; nothing happens where there is one already."""
+    taken = Standing.of(events).candidate is not None
+    return [] if taken else [Event("alias", {"alias": "candidate", "version": version, "why": why})]
 
 
 def standing(source: str, store: str = "") -> Standing:

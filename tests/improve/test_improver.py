@@ -189,6 +189,16 @@ def until(records: Iterator[Record], what: str) -> list[Record]:
     raise AssertionError(f"no {what} in {[r['what'] for r in seen]}")
 
 
+def other(place: Place, folder: Path, factor: float = 1.001) -> str:
+    """A checkpoint with nearly the same weights."""
+    loaded = load(str(place.source))
+    with torch.no_grad():
+        for weights in loaded.model.parameters():
+            weights *= factor
+    save(folder, loaded.model, loaded.tokenizer, loaded.value)
+    return str(folder)
+
+
 def success(source: str, job: Spell) -> float:
     played = Player(load(source), slots=64, context=64).play(job, [job.task("test", i) for i in range(3000, 3100)])
     return float(np.mean([t.outcome.success for t in played]))
@@ -271,6 +281,29 @@ def test_a_candidate_that_cannot_be_loaded_is_held_back(place: Place) -> None:
     registry.point("candidate", 2)
     dropped = until(place.improver().run(), "held back")[-1]
     assert dropped["version"] == 2 and "cannot be loaded" in dropped["why"]
+
+
+def test_who_proposes_while_it_learns_is_heard(place: Place, tmp_path: Path) -> None:
+    """What it was learning waits, and nothing of it counts as learned."""
+    place.serve(NEW, 40)
+    going = place.improver(QUICK).run()
+    until(going, "learning")
+    version = propose(str(place.source), place.store.where, other(place, tmp_path / "other"), "by hand")
+    assert until(going, "set aside")[-1]["version"] == 3
+    assert place.standing().candidate == version.number == 2 and place.standing().tried == 0
+    assert until(going, "examining")[-1]["version"] == 2
+
+
+def test_what_is_put_into_quarantine_while_it_learns_is_left_out(place: Place) -> None:
+    barred = place.serve(NEW, 60)[:5]
+    improver = place.improver(QUICK)
+    going = improver.run()
+    until(going, "learning")
+    improver.registry.bar(barred, "poison")
+    assert "in quarantine" in until(going, "set aside")[-1]["why"]
+    until(going, "proposed")
+    learned = place.store.episodes_in(improver.registry.book().find("candidate").entries)
+    assert len(learned) == 55 and not learned & set(barred)
 
 
 def test_a_damaged_version_is_held_back(place: Place, tmp_path: Path) -> None:
