@@ -153,7 +153,7 @@ class Improver:
             credit_of(self.home, self.jobs),
             self.config,
             teacher=self._teacher(release),
-            going=self._pace(started),
+            going=self._pace(started, self.config.seconds),
             seed=self.config.seed + standing.judged,
         )
         for record in learn(student, evidence, self._memory(evidence, weak, barred)):
@@ -179,7 +179,7 @@ class Improver:
         check_readers(release, teacher)
         return teacher.model
 
-    def _pace(self, started: float) -> Callable[[], bool]:
+    def _pace(self, started: float, seconds: float = math.inf) -> Callable[[], bool]:
         """Called between pieces of work: rests in proportion, waits while paused; false when the time is over."""
         last, looked, waited = time.monotonic(), -math.inf, 0.0
 
@@ -194,7 +194,7 @@ class Improver:
                 looked = time.monotonic()
             last = time.monotonic()
             waited += max(last - now - rest, 0.0)
-            return last - started - waited < self.config.seconds and not self.until()
+            return last - started - waited < seconds and not self.until()
 
         return going
 
@@ -262,6 +262,7 @@ class Improver:
         )
         yield told("examining", version=standing.candidate, jobs=[s.job.name for s in subjects])
         judgement: Judgement | None = None
+        going = self._pace(time.monotonic())
         for judgement in examination.rounds():
             yield told(
                 "examining",
@@ -271,7 +272,7 @@ class Improver:
                 shown=len(judgement.of(Verdict.PASS)),
                 claims=len(judgement.findings),
             )
-            if self.until():
+            if not going() or not self.standing().goes_on(standing):
                 return
         assert judgement is not None
         self.registry.attach(standing.candidate, judgement.as_dict())

@@ -58,6 +58,10 @@ class Standing:
     paused: bool
     why: str = ""
 
+    def goes_on(self, before: Standing) -> bool:
+        """Whether what was begun then is still what is to be done: with this candidate, against this release."""
+        return (self.doing, self.candidate, self.release) == (before.doing, before.candidate, before.release)
+
     @staticmethod
     def of(events: Sequence[Event]) -> Standing:
         """Read the journal."""

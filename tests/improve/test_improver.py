@@ -306,6 +306,24 @@ def test_what_is_put_into_quarantine_while_it_learns_is_left_out(place: Place) -
     assert len(learned) == 55 and not learned & set(barred)
 
 
+def test_a_candidate_is_judged_against_what_is_served(place: Place, tmp_path: Path) -> None:
+    """Where another version becomes the release meanwhile, the examination begins anew; in quarantine, it ends."""
+    source, where = str(place.source), place.store.where
+    propose(source, where, other(place, tmp_path / "candidate"), "")
+    improver = place.improver(QUICK, patience(300))
+    going, registry = improver.run(), improver.registry
+    assert "jobs" in until(going, "examining")[-1]
+    third = other(place, tmp_path / "third", 1.002)
+    registry.point("release", registry.add(weights_digest(load(third).model), third).number, "by hand")
+    seen = until(going, "judged")
+    assert len([r for r in seen if "jobs" in r]) == 1, "once more, from the beginning"
+    until(going, "held back")
+    propose(source, where, other(place, tmp_path / "fourth", 1.003), "")
+    until(going, "examining")
+    registry.quarantine("candidate", "poison")
+    assert {r["what"] for r in going} == {"examining"}, "it was not judged any more"
+
+
 def test_a_damaged_version_is_held_back(place: Place, tmp_path: Path) -> None:
     loaded = load(str(place.source))
     with torch.no_grad():
@@ -342,9 +360,9 @@ def test_work_is_not_held_up_by_looks(place: Place, monkeypatch: pytest.MonkeyPa
         return events(after)
 
     monkeypatch.setattr(place.store, "events", counted)
-    going = place.improver(replace(CONFIG, look=60.0))._pace(time.monotonic())
+    going = place.improver(replace(CONFIG, look=60.0))._pace(time.monotonic(), 600)
     assert all(going() for _ in range(100)) and read == [0]
-    going = place.improver(replace(CONFIG, look=1e-9))._pace(time.monotonic())
+    going = place.improver(replace(CONFIG, look=1e-9))._pace(time.monotonic(), 600)
     assert going() and going()
     assert read[1] == 0 and read[2] == events()[-1].number
 
@@ -355,7 +373,7 @@ def test_a_pause_is_heard_while_it_learns_and_costs_no_time(place: Place) -> Non
     resume = threading.Timer(2.0, order, (source, place.store.where, "resume", ""))
     resume.start()
     started = time.monotonic()
-    assert place.improver(replace(CONFIG, seconds=1.5))._pace(started)(), "it goes on with its time"
+    assert place.improver()._pace(started, 1.5)(), "it goes on with its time"
     assert time.monotonic() - started > 1.5
     resume.join()
 
