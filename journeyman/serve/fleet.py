@@ -163,10 +163,12 @@ class Fleet:
         back."""
         idle_since: float | None = None
         clock = asyncio.get_running_loop().time
-        while idle_since is None or clock() - idle_since < LINGER:
+        while True:
             if not member.leaving:
                 return
             idle_since = None if member.busy else idle_since or clock()
+            if idle_since is not None and clock() - idle_since >= LINGER:
+                break
             await asyncio.sleep(LINGER / 20)
         if member in self.members:  # who was taken back and dismissed again is waited for twice
             self.members.remove(member)

@@ -70,11 +70,11 @@ class Follower:
             await asyncio.sleep(EVERY)
 
     async def try_to_look(self) -> None:
-        """Look; while the store is away, what was set stays."""
+        """Look; while the store is away, or nobody understands what it says, what was set stays."""
         try:
             await self.look()
-        except JourneymanError as error:
-            self.d.log.write("unfollowed", error=str(error))
+        except Exception as error:
+            self.d.log.write("unfollowed", error=_words(error))
 
     async def look(self) -> None:
         """Set what the log says now, as far as that can be done.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,12 +24,13 @@ from journeyman.experience import EpisodeFilter, Store
 from journeyman.experience.journal import Event
 from journeyman.model.load import load
 from journeyman.model.weights import weights_digest
+from journeyman.release.book import Version
 from journeyman.release.gate import Power
 from journeyman.release.registry import Registry
 from journeyman.release.rollout import Guardrail, Phase, RolloutPlan
 from journeyman.release.steering import TROUBLE, Rollout, observed
 from journeyman.serve import fleet, following
-from tests.serve.live import Live, judged, native, until
+from tests.serve.live import APPRENTICE, Live, judged, native, until
 from tests.serve.test_versions import answered_by, other_weights, served
 
 RAILS = (Guardrail("reward", margin=0.5),)
@@ -162,6 +165,42 @@ def test_one_that_was_let_go_is_taken_back(tmp_path: Path, monkeypatch: pytest.M
         rollout.begin(candidate, HALF, gate=SURE)
         until(lambda: live.d.fleet.share(member) == 0.5)
         assert not member.leaving
+
+
+def test_one_that_is_taken_back_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last look at it and its end."""
+    monkeypatch.setattr(fleet, "LINGER", 0.01)
+    service: Any = SimpleNamespace(running=0, waiting=0, close=lambda: None)
+    one, other = (fleet.Member(Version(n, f"{n}" * 64, ""), APPRENTICE, service) for n in (1, 2))
+    both, sleep = fleet.Fleet(one), asyncio.sleep
+
+    async def overslept(seconds: float) -> None:
+        await sleep(2 * fleet.LINGER)
+        assert both.take_back(2)
+
+    both.add(other)
+    both.dismiss(2)
+    monkeypatch.setattr(asyncio, "sleep", overslept)
+    asyncio.run(both.emptied(other))
+    assert both.members == [one, other]
+
+
+def test_what_nobody_understands_does_not_end_the_following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def lost(events: object) -> None:
+        tried.append(events)
+        raise KeyError("version")
+
+    new = other_weights(tmp_path / "new")
+    with Live(tmp_path, slots=4) as live, elsewhere(tmp_path, new) as (store, candidate):
+        with monkeypatch.context() as patch:
+            patch.setattr(following, "course", lost)
+            Registry(store).note(1, "from a later version of the programme")
+            until(lambda: bool(tried))
+        assert answered_by(live.chat("?", max_tokens=1)) == 1
+        Rollout(store).begin(candidate, HALF, gate=SURE)
+        until(lambda: members(live) == [1, candidate])
 
 
 def test_one_that_cannot_be_loaded_is_rolled_back_and_the_release_goes_on(tmp_path: Path) -> None:
