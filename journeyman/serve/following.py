@@ -133,7 +133,7 @@ class Follower:
         before = {one.number for one in fleet.members if fleet.share(one)} | (
             self.done.versions if self.done else set()
         )
-        fleet.divide(wanted.shares)
+        fleet.divide(wanted.shares, next(number for number in wanted.shares if number not in wanted.powers))
         d.powers = wanted.powers
         d.shadow.member = None if wanted.shadow is None else fleet.of(wanted.shadow)
         d.shadow.power = wanted.powers.get(wanted.shadow or 0, Power())

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,7 @@ PLAN = RolloutPlan(shares=(0.0, 0.3, 1.0), least=4, risk=0.5, guardrails=RAILS)
 HALF = RolloutPlan(shares=(0.5, 1.0), least=1000)
 SURE = 20.0
 """log of an e-value that allows everything."""
+TOOL = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +58,13 @@ def elsewhere(folder: Path, source: str) -> Iterator[tuple[Store, int]]:
 
 
 @contextmanager
-def half_released(folder: Path, factor: float = 1.01, power: Power | None = None) -> Iterator[tuple[Live, Store, int]]:
-    """A server, its store as another process has it, and a candidate that has half of the traffic."""
+def half_released(
+    folder: Path, factor: float = 1.01, power: Power | None = None, plan: RolloutPlan = HALF
+) -> Iterator[tuple[Live, Store, int]]:
+    """A server, its store as another process has it, and a candidate that has half of the traffic, or as planned."""
     new = other_weights(folder / "new", factor)
     with Live(folder, slots=4) as live, elsewhere(folder, new) as (store, candidate):
-        Rollout(store).begin(candidate, HALF, gate=SURE, power=power)
+        Rollout(store).begin(candidate, plan, gate=SURE, power=power)
         until(lambda: members(live) == [1, candidate])
         yield live, store, candidate
 
@@ -90,6 +94,15 @@ def asked_all_the_while(live: Live, clients: int = 3) -> Iterator[Counter[int]]:
         ended.set()
         for thread in threads:
             thread.join()
+
+
+def break_(engine: Any) -> None:
+    """Whatever it is asked from now on."""
+
+    def step() -> list[Any]:
+        raise RuntimeError("NaN")
+
+    engine.step = step
 
 
 def by_version(store: Store) -> list[tuple[float, int, float]]:
@@ -239,32 +252,35 @@ def test_what_lies_there_must_be_the_version(tmp_path: Path, what: str) -> None:
 
 
 def test_a_candidate_may_do_what_its_evidence_allows(tmp_path: Path) -> None:
-    tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
     power = Power(tokens=1, seconds=30.0, tools=())
     with half_released(tmp_path, 1.0001, power) as (live, store, candidate):
         users = [f"u{n}" for n in range(16)]  # all of one version: 2 ** -15
         plain = [live.chat("A1 to C3", user=user, max_tokens=20, temperature=0) for user in users]
         made = {(answered_by(answer), answer.json()["usage"]["completion_tokens"]) for answer in plain}
         assert made == {(1, 2), (candidate, 1)}, "a word and its end, of which the candidate may say one"
-        armed = [live.chat("A1 to C3", user=user, max_tokens=2, tools=[tool]) for user in users]
+        armed = [live.chat("A1 to C3", user=user, max_tokens=2, tools=[TOOL]) for user in users]
         assert {answered_by(answer) for answer in armed} == {1}
         (turn,) = store.whole(armed[0].json()["episode_id"]).turns
         assert turn.spans[0].probability == 1, "no lot was drawn, whoever would have got the release"
-        unarmed = live.chat("A1", model=f"apprentice@{candidate}", tools=[tool], tool_choice="none", max_tokens=1)
+        unarmed = live.chat("A1", model=f"apprentice@{candidate}", tools=[TOOL], tool_choice="none", max_tokens=1)
         assert answered_by(unarmed) == candidate
-        refused = live.chat("A1", model=f"apprentice@{candidate}", tools=[tool], max_tokens=1)
+        refused = live.chat("A1", model=f"apprentice@{candidate}", tools=[TOOL], max_tokens=1)
         assert refused.status_code == 400 and refused.json()["error"]["code"] == "beyond_power"
+
+
+def test_a_candidate_with_nearly_all_of_the_traffic_is_not_the_release(tmp_path: Path) -> None:
+    with half_released(tmp_path, power=Power(tools=()), plan=replace(HALF, shares=(0.9, 1.0))) as (live, _, candidate):
+        users = [f"u{n}" for n in range(16)]  # all of the release: 10 ** -16
+        assert candidate in {answered_by(live.chat("?", user=user, max_tokens=1)) for user in users}
+        armed = [live.chat("?", user=user, max_tokens=1, tools=[TOOL]) for user in users]
+        assert {answered_by(answer) for answer in armed} == {1}
+        break_(live.d.fleet.of(candidate).service.engine)
+        assert {answered_by(live.chat("?", user=user, max_tokens=1)) for user in users} == {1}
+        assert live.http.get("/readyz").status_code == 200
 
 
 def test_a_candidate_whose_engine_fails_costs_nobody_an_answer(tmp_path: Path) -> None:
     """Who was asking it gets the release's answer, and so does everybody after."""
-
-    def break_(engine: Any) -> None:
-        def step() -> list[Any]:
-            raise RuntimeError("NaN")
-
-        engine.step = step
-
     with half_released(tmp_path) as (live, store, candidate):
         break_(live.d.fleet.of(candidate).service.engine)
         answers = [live.chat("?", user=f"u{n}", max_tokens=1) for n in range(30)]  # all of one version: 2 ** -29
