@@ -158,7 +158,8 @@ class Improver:
         )
         for record in learn(student, evidence, self._memory(evidence, weak, barred)):
             yield told("learning", seconds=time.monotonic() - started, **record)
-        yield self._propose(student, evidence, number, cursor, weak)
+        if not self.until():  # else what it has half learned is forgotten, and learned again
+            yield self._propose(student, evidence, number, cursor, weak)
 
     def _weak(self, evidence: Evidence) -> list[str]:
         """The jobs that are to get better, the weakest first."""

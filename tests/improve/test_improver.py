@@ -283,6 +283,15 @@ def test_a_candidate_that_cannot_be_loaded_is_held_back(place: Place) -> None:
     assert dropped["version"] == 2 and "cannot be loaded" in dropped["why"]
 
 
+def test_told_to_stop_while_it_learns_it_leaves_nothing_behind(place: Place) -> None:
+    place.serve(NEW, 40)
+    seen: list[Record] = []
+    for record in place.improver(QUICK, lambda: bool(seen)).run():
+        seen.append(record)
+    assert {r["what"] for r in seen} == {"learning"} and not (place.home / "candidates").exists()
+    assert place.standing().tried == 0 and len(place.improver().registry.book().versions) == 1
+
+
 def test_who_proposes_while_it_learns_is_heard(place: Place, tmp_path: Path) -> None:
     """What it was learning waits, and nothing of it counts as learned."""
     place.serve(NEW, 40)
