@@ -75,7 +75,7 @@ class Spelled(Env):
 OLD, NEW = Spell("next"), Spell("before")
 CONFIG = ImproveConfig(
     least=40,
-    imitation=150,
+    imitation=300,
     look=0.01,
     context=64,
     practice=PracticeSteps(rounds=1, tasks=32, repeats=1, rehearsal=64, looks=100),
