@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from journeyman.errors import UsageError
 from journeyman.experience.journal import Runs
 from journeyman.release.book import Book, Version, differences, len_of
-from journeyman.release.gate import read_judgement
+from journeyman.release.gate import latest
 from journeyman.release.mlflow import export
 from journeyman.release.printed import render_judgement
 from journeyman.release.registry import Registry, show_runs
@@ -57,7 +57,7 @@ class List:
 
 
 def _row(book: Book, version: Version, reached: dict[int, Runs]) -> list[str | Text]:
-    judged = book.evidence.get(version.number, ())
+    judgement = latest(book.evidence.get(version.number, ()))
     stands = _stands(book, version, reached)
     bad = any(word.startswith(("quarantine", "learned")) for word in stands)
     return [
@@ -66,7 +66,7 @@ def _row(book: Book, version: Version, reached: dict[int, Runs]) -> list[str | T
         _when(version.at),
         " ".join(map(str, version.parents)),
         _entries(version.entries) if version.entries else "",
-        str(judged[-1]["verdict"]) if judged else "",
+        "" if judgement is None else str(judgement.verdict),
         Text(", ".join(stands), "red" if bad else "bold" if stands else ""),
     ]
 
@@ -119,9 +119,9 @@ class Show:
                 console.print(f"{name:13} {value}", highlight=False)
         for at, text in book.notes.get(version.number, ()):
             console.print(f"{_when(at):13} {text}", highlight=False)
-        if judged:
+        if (judgement := latest(judged)) is not None:
             console.print()
-            console.print(render_judgement(read_judgement(judged[-1]), f"version {version.number}"))
+            console.print(render_judgement(judgement, f"version {version.number}"))
 
 
 @dataclass(frozen=True)

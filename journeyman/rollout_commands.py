@@ -8,8 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from journeyman.errors import UsageError
-from journeyman.release.book import Book, Version
-from journeyman.release.gate import Judgement, Verdict, read_judgement
+from journeyman.release.gate import Verdict, latest
 from journeyman.release.printed import render_decision
 from journeyman.release.registry import Registry
 from journeyman.release.rollout import RolloutPlan, State
@@ -38,31 +37,20 @@ class Begin:
         with open_store(self.store) as store:
             book = Registry(store).book()
             version = book.find(self.version)
-            judgement = passed(book, version)
-            if judgement is None and not self.unexamined:
+            judgement = latest(book.evidence.get(version.number, ()))
+            passed = judgement is not None and judgement.verdict is Verdict.PASS
+            if not passed and not self.unexamined:
                 raise UsageError(
                     f"the gate has not passed version {version.number}",
-                    reason=_verdict(book, version),
+                    reason="it was not examined" if judgement is None else f"its verdict is: {judgement.verdict}",
                     fix="have it examined (journeyman.release.examine), or take the risk with --unexamined",
                 )
             plan = RolloutPlan(shares=self.shares)
-            if judgement is None:
-                state = Rollout(store).begin(version.number, plan)
-            else:
+            if judgement is not None and passed:
                 state = Rollout(store).begin(version.number, plan, gate=judgement.evidence, power=judgement.power)
+            else:
+                state = Rollout(store).begin(version.number, plan)
         told(state)
-
-
-def passed(book: Book, version: Version) -> Judgement | None:
-    """What the gate found last, where that is a pass."""
-    found = next((one for one in reversed(book.evidence.get(version.number, ())) if "verdict" in one), None)
-    judgement = None if found is None else read_judgement(found)
-    return judgement if judgement is not None and judgement.verdict is Verdict.PASS else None
-
-
-def _verdict(book: Book, version: Version) -> str:
-    verdicts = [one["verdict"] for one in book.evidence.get(version.number, ()) if "verdict" in one]
-    return f"its verdict is: {verdicts[-1]}" if verdicts else "it was not examined"
 
 
 @dataclass(frozen=True)

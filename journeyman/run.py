@@ -222,6 +222,11 @@ def folder_of(source: str) -> Path:
     return (path if path.is_dir() else Path("runs") / path.name) / "serve"
 
 
+def experience_of(source: str, store: str = "") -> Path | str:
+    """Where the experience of what is served is: the given store, else in the folder of the run or checkpoint."""
+    return store or folder_of(source).parent / "experience.sqlite"
+
+
 def check(folder: Path) -> Progress:
     """Compare a checkpoint with the digests written beside it.
 

@@ -183,15 +183,9 @@ def schooled(run: Path) -> None:
 def up(run: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Serve it, and keep it learning."""
     port, admin = free(), free()
-    improver = ("--improve.threads", "1", "--improve.context", "128", "--improve.least", "500", "--improve.look", "1")
-    gate = (
-        "--improve.examination.tasks",
-        "400",
-        "--improve.examination.rounds",
-        "20",
-        "--improve.examination.beside",
-        "150",
-    )
+    improver = ("--improve.threads", "1", "--improve.context", "128", "--improve.least", "1200", "--improve.look", "1")
+    exam = ("tasks", "400"), ("rounds", "20"), ("beside", "150")
+    gate = (word for option, value in exam for word in (f"--improve.examination.{option}", value))
     release = ("--improve.release.shares", "0", "0.2", "0.5", "1")
     place = ("--port", port, "--admin-port", admin, "--name", "story", "--context", "128", "--slots", "16")
     words = ("up", run, *place, "--improve.jobs", *OLD, NEW, *improver, *gate, *release)

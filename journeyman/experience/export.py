@@ -85,10 +85,8 @@ def preferences(episode: Episode, other: Callable[[str], Episode | None]) -> Ite
 
 def _corrections(episode: Episode) -> Iterator[tuple[Messages, Line, Line, ServedTurn]]:
     """(prompt, answer, corrected answer, turn) of each correction of a served turn."""
-    turns = {turn.id: turn for turn in episode.turns}
-    for feedback in episode.feedback:
-        turn = turns.get(feedback.turn or "") if feedback.turn else next(reversed(episode.turns), None)
-        if feedback.correction is not None and turn is not None and turn.messages:
+    for feedback, turn in episode.corrections():
+        if turn.messages:
             correction = {"role": "assistant", "content": feedback.correction}
             yield [dict(message) for message in turn.messages], dict(turn.reply), correction, turn
 

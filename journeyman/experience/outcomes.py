@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,15 @@ class Episode:
     def turn_reward(self, turn: str, metric: Metric) -> float | None:
         """What feedback says of one turn."""
         return vote((f for f in self.feedback if f.turn == turn), metric)
+
+    def corrections(self) -> Iterator[tuple[Feedback, ServedTurn]]:
+        """What should have been said instead, and the turn that it should have been said in: where none is named, the
+        last."""
+        turns = {turn.id: turn for turn in self.turns}
+        for f in self.feedback:
+            turn = turns.get(f.turn) if f.turn else next(reversed(self.turns), None)
+            if f.correction is not None and f.episode == self.summary.id and turn is not None:
+                yield f, turn
 
     def trajectories(self, metric: Metric = REWARD) -> list[Trajectory]:
         """The episode as the learner's records; none where feedback has not said what became of it.

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -21,6 +22,8 @@ from journeyman.stages import Record
 NICE = 5
 PAUSES = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Seconds before it is started again, the first time, the second..."""
+LONG = 300.0
+"""Seconds after which one that dies is started again as if it were the first time."""
 PATIENCE = 20.0
 """Seconds that it has to come to an end."""
 
@@ -52,11 +55,12 @@ class Beside:
         died = 0
         while not self._ending.is_set():
             hear, say = self._context.Pipe(duplex=False)
+            begun = time.monotonic()
             process = self._context.Process(target=_work, args=(self.source, self.config, say), daemon=True)
             process.start()
             say.close()
             while process.is_alive() and not self._ending.is_set():
-                died = 0 if self._told(hear) else died
+                self._told(hear)
             if self._ending.is_set():
                 process.terminate()
                 process.join(PATIENCE)
@@ -65,20 +69,17 @@ class Beside:
             self._told(hear)
             if process.exitcode == 0:
                 return
-            died += 1
+            died = died + 1 if time.monotonic() - begun < LONG else 1
             self.tell({"kind": "improve", "what": "died", "code": process.exitcode})
             self._ending.wait(PAUSES[min(died, len(PAUSES)) - 1])
 
-    def _told(self, hear: Connection[None, Record]) -> bool:
-        """Pass on what has come, waiting a moment for it; whether something has."""
-        something = False
+    def _told(self, hear: Connection[None, Record]) -> None:
+        """Pass on what has come, waiting a moment for it."""
         try:
             while hear.poll(0.2):
                 self.tell(hear.recv())
-                something = True
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it was killed in the middle of a record
             self._ending.wait(0.2)
-        return something
 
 
 def _work(source: str, config: ImproveConfig, say: Connection[Record, None]) -> None:

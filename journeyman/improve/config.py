@@ -16,6 +16,9 @@ from journeyman.release.examine import ExaminationConfig
 from journeyman.release.gate import GateConfig
 from journeyman.release.rollout import Guardrail, RolloutPlan
 
+PLAN = RolloutPlan()
+"""A rollout as it is usual."""
+
 
 @dataclass(frozen=True)
 class PracticeSteps:
@@ -42,13 +45,13 @@ class PracticeSteps:
 class ReleaseSteps:
     """How a candidate that passed comes into service (docs/release.md)."""
 
-    shares: tuple[float, ...] = (0.0, 0.01, 0.05, 0.25, 1.0)
+    shares: tuple[float, ...] = PLAN.shares
     """Of the traffic, stage by stage; 0: shadow."""
-    least: int = 20
+    least: int = PLAN.least
     """Users (or episodes without one) that a stage has to see."""
-    most: int = 100_000
+    most: int = PLAN.most
     """Users after which a stage that cannot be passed ends in a roll back."""
-    margin: float = 0.03
+    margin: float = PLAN.guardrails[0].margin
     """How much less reward is still "not worse"."""
 
     def plan(self) -> RolloutPlan:
@@ -94,7 +97,7 @@ class ImproveConfig:
     memory: int = 1024
     """Episodes by which each other job is remembered meanwhile."""
     preference_epochs: int = 2
-    """Passes over the preferences."""
+    """Passes over the preferences; 0: nothing is learned from them."""
     context: int = 1024
     """Longest episode in tokens, in practice and in the examination."""
     seed: int = 0

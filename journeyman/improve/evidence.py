@@ -25,6 +25,7 @@ from journeyman.experience.records import REWARD, Feedback, ServedTurn
 from journeyman.experience.store import Store
 from journeyman.learn.lessons import lessons
 from journeyman.learn.prefer import Pair
+from journeyman.learn.school import taught
 from journeyman.model.render import Renderer
 from journeyman.release.poison import PoisonConfig, Suspicion, sift
 from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
@@ -98,7 +99,7 @@ def sorted_out(
             outcomes += [final(t) for t in episode.trajectories()]
         else:
             pending += episode.pending()
-        corrected += corrections(episode, renderer)
+        corrected += [demonstrated(f, turn, renderer) for f, turn in episode.corrections()]
         pairs += preferences(episode, by_id)
 
     def fitting(found: Iterable[Trajectory]) -> list[Trajectory]:
@@ -146,33 +147,15 @@ def final(t: Trajectory) -> Trajectory:
     return replace(t, outcome=replace(t.outcome, ending=Ending.TERMINATED)) if ended else t
 
 
-def corrections(episode: Episode, renderer: Renderer) -> Iterator[Trajectory]:
-    """The answers as they should have been, as demonstrations: the prompt as it was read, then the correction."""
-    turns = {turn.id: turn for turn in episode.turns}
-    for f in episode.feedback:
-        turn = turns.get(f.turn) if f.turn else next(reversed(episode.turns), None)
-        if f.correction is not None and turn is not None:
-            yield _demonstrated(f, turn, renderer)
-
-
-def _demonstrated(f: Feedback, turn: ServedTurn, renderer: Renderer) -> Trajectory:
-    said = np.asarray(renderer.reply_ids(f.correction or ""), np.int32)
-    tokens = np.concatenate([turn.prompt, said])
-    start, length = len(turn.prompt), len(turn.prompt) + len(said)
-    return Trajectory(
-        id=f.id,
-        task=Task(turn.job, "served", 0, ()),
-        group=f.id,
-        step=-1,
-        policy_version=-1,
-        temperature=1.0,
-        tokens=tokens,
-        mask=np.arange(length) >= start,
-        logprobs=np.zeros(length, np.float32),
-        values=np.full(length, np.nan, np.float32),
-        turns=(Turn(start, length, f.correction or "", "", 1.0, "teacher"),),
-        outcome=Outcome(1.0, Ending.TERMINATED),
-    )
+def demonstrated(f: Feedback, turn: ServedTurn, renderer: Renderer) -> Trajectory:
+    """The answer as it should have been, as a demonstration: the prompt as it was read, then the correction."""
+    reply = f.correction or ""
+    said = renderer.reply_ids(reply)
+    start, stop = len(turn.prompt), len(turn.prompt) + len(said)
+    mask = [False] * start + [True] * len(said)
+    turns = (Turn(start, stop, reply, "", 1.0, "teacher"),)
+    outcome = Outcome(1.0, Ending.TERMINATED)
+    return taught(f.id, Task(turn.job, "served", 0, ()), [*turn.prompt.tolist(), *said], mask, turns, outcome)
 
 
 def preferences(episode: Episode, others: Mapping[str, Episode]) -> Iterator[Pair]:

@@ -11,9 +11,10 @@ What comes next follows from the journal alone (standing.py), so it may be kille
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +23,10 @@ import torch
 
 from journeyman.api import open_model
 from journeyman.config import ONE_TURN, LearnConfig, settled
-from journeyman.errors import UsageError
+from journeyman.errors import CheckpointError, UsageError
 from journeyman.experience.journal import Event
 from journeyman.experience.store import Store
+from journeyman.experience.tail import Tail
 from journeyman.improve.config import ImproveConfig
 from journeyman.improve.evidence import Evidence, heard, sorted_out, speaks
 from journeyman.improve.standing import TOPIC, Doing, Standing
@@ -46,7 +48,8 @@ from journeyman.release.heldout import Seen
 from journeyman.release.registry import Registry
 from journeyman.release.rules import Rule, read_rules
 from journeyman.release.steering import Rollout, observed
-from journeyman.run import folder_of, locked, read_config
+from journeyman.run import experience_of, folder_of, locked, read_config
+from journeyman.serve.weights import beginning, opened, registered
 from journeyman.stages import Record
 
 REMEMBERED = 2048
@@ -75,13 +78,22 @@ class Improver:
     _seen: int = 0
 
     def __post_init__(self) -> None:
-        self.registry, self.rollout = Registry(self.store), Rollout(self.store)
+        self.registry, self.rollout, self.tail = Registry(self.store), Rollout(self.store), Tail(self.store)
+        self._read: Sequence[Event] = ()
+        self._stands = Standing.of(self._read)
+
+    def standing(self) -> Standing:
+        """What the journal says now; to ask again costs what is new in it."""
+        events = self.tail.read()
+        if events is not self._read:
+            self._read, self._stands = events, Standing.of(events)
+        return self._stands
 
     def run(self) -> Iterator[Record]:
         """Until it is time to stop. Yields a record whenever something has happened."""
         paused = False
         while not self.until() and not 0 < self.config.candidates <= self.ended:
-            standing = Standing.of(self.store.events())
+            standing = self.standing()
             if standing.paused != paused:
                 paused = standing.paused
                 yield told("paused" if paused else "resumed")
@@ -110,8 +122,7 @@ class Improver:
 
     def _learn_when_due(self, standing: Standing) -> Iterator[Record]:
         if standing.release is None:
-            version = self.registry.add(weights_digest(open_model(self.source).model), self.source)
-            self.registry.point("release", version.number, "what was served first")
+            beginning(self.registry, open_model(self.source), self.home / "serve", follows=True)
             return
         if self._waiting_since(standing.tried) < self.config.least:
             return
@@ -126,8 +137,7 @@ class Improver:
         return len(self._spoken)
 
     def _learn(self, standing: Standing, number: int) -> Iterator[Record]:
-        started, version = time.monotonic(), self.registry.book().find(number)
-        release = open_model(version.source)
+        started, release = time.monotonic(), opened(self.registry.book().find(number))
         episodes, cursor = heard(self.store, standing.learned, self.config.episodes)
         longest = min(self.config.context, release.model.config.max_positions)
         barred = self.registry.barred()
@@ -143,12 +153,13 @@ class Improver:
             credit_of(self.home, self.jobs),
             self.config,
             teacher=self._teacher(release),
-            going=self._pace(started),
+            going=self._pace(started, self.config.seconds),
             seed=self.config.seed + standing.judged,
         )
         for record in learn(student, evidence, self._memory(evidence, weak, barred)):
             yield told("learning", seconds=time.monotonic() - started, **record)
-        yield self._propose(student, evidence, number, cursor, weak)
+        if not self.until():  # else what it has half learned is forgotten, and learned again
+            yield self._propose(student, evidence, number, cursor, weak)
 
     def _weak(self, evidence: Evidence) -> list[str]:
         """The jobs that are to get better, the weakest first."""
@@ -169,20 +180,22 @@ class Improver:
         check_readers(release, teacher)
         return teacher.model
 
-    def _pace(self, started: float) -> Callable[[], bool]:
+    def _pace(self, started: float, seconds: float = math.inf) -> Callable[[], bool]:
         """Called between pieces of work: rests in proportion, waits while paused; false when the time is over."""
-        last, waited = time.monotonic(), 0.0
+        last, looked, waited = time.monotonic(), -math.inf, 0.0
 
         def going() -> bool:
-            nonlocal last, waited
+            nonlocal last, looked, waited
             now = time.monotonic()
             rest = (now - last) * (1 / self.config.share - 1)
             time.sleep(rest)
-            while Standing.of(self.store.events()).paused and not self.until():
-                time.sleep(self.config.look)
+            if now - looked >= self.config.look:
+                while self.standing().paused and not self.until():
+                    time.sleep(self.config.look)
+                looked = time.monotonic()
             last = time.monotonic()
             waited += max(last - now - rest, 0.0)
-            return last - started - waited < self.config.seconds and not self.until()
+            return last - started - waited < seconds and not self.until()
 
         return going
 
@@ -192,25 +205,46 @@ class Improver:
         shutil.rmtree(folder, ignore_errors=True)  # left over by one who was killed before it was known
         calibration = look(s)
         save(folder, s.learner.policy, s.release.tokenizer, s.learner.value, calibration)
-        config = {"weak": weak, "seed": s.seed, "improve": _plain(asdict(self.config))}
+        asked = json.loads(json.dumps(asdict(self.config), default=str))
+        config = {"weak": weak, "seed": s.seed, "improve": asked}
         entries = self.store.entries_of(evidence.episodes)
         digest = weights_digest(s.learner.policy)
-        version = self.registry.add(digest, str(folder), parents=[release], entries=entries, config=config)
+        try:
+            version = self.registry.add(
+                digest, str(folder.resolve()), parents=[release], entries=entries, config=config
+            )
+        except UsageError as error:  # something of it was put into quarantine meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            return told("set aside", why=str(error))
         number = version.number
         if number == release:
             shutil.rmtree(folder, ignore_errors=True)
         why = f"learned from {len(evidence.episodes)} episodes"
         learned = Event(TOPIC, {"what": "learned", "version": number, "cursor": cursor, "why": why})
-        moved = Event("alias", {"alias": "candidate", "version": number, "why": why})
-        self.store.happen(lambda _: [learned] if number == release else [learned, moved]).result()
-        return told("proposed", version=number, source=str(folder), episodes=len(evidence.episodes))
+
+        def decide(events: Sequence[Event]) -> list[Event]:
+            if number == release:
+                return [learned]
+            moved = nominated(events, number, why)
+            return [learned, *moved] if moved else []
+
+        if not self.store.happen(decide).result():
+            return told(
+                "set aside", version=number, why="another was proposed meanwhile; it is learned again after that"
+            )
+        return told("proposed", version=number, source=version.source, episodes=len(evidence.episodes))
 
     # -- examining -----------------------------------------------------------------------------------------
 
     def _examine(self, standing: Standing) -> Iterator[Record]:
         assert standing.candidate is not None and standing.release is not None
         book = self.registry.book()
-        ours, theirs = (open_model(book.find(n).source) for n in (standing.candidate, standing.release))
+        theirs = opened(book.find(standing.release))
+        try:
+            ours = opened(book.find(standing.candidate))
+        except CheckpointError as error:
+            yield from self._drop(standing.candidate, str(error))
+            return
         subjects = self._subjects(book.find(standing.candidate).config.get("weak", []))
         if not subjects:
             yield from self._drop(standing.candidate, "there is no job to examine it in: name one with --jobs")
@@ -229,6 +263,7 @@ class Improver:
         )
         yield told("examining", version=standing.candidate, jobs=[s.job.name for s in subjects])
         judgement: Judgement | None = None
+        going = self._pace(time.monotonic())
         for judgement in examination.rounds():
             yield told(
                 "examining",
@@ -238,7 +273,7 @@ class Improver:
                 shown=len(judgement.of(Verdict.PASS)),
                 claims=len(judgement.findings),
             )
-            if self.until():
+            if not going() or not self.standing().goes_on(standing):
                 return
         assert judgement is not None
         self.registry.attach(standing.candidate, judgement.as_dict())
@@ -319,15 +354,6 @@ def credit_of(home: Path, jobs: Mapping[str, Job]) -> CreditConfig:
     return settled(LearnConfig(jobs=tuple(jobs)), jobs.values()).credit
 
 
-def _plain(value: Any) -> Any:
-    """For JSON: paths as text."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}  # type: ignore[misc]
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]  # type: ignore[misc]
-    return str(value) if isinstance(value, Path) else value
-
-
 def improve(source: str, config: ImproveConfig, until: Callable[[], bool] = lambda: False) -> Iterator[Record]:
     """Keep what is served from `source` learning, beside the server or without it. Yields what happens, as it happens;
     the same lines are in `improve.jsonl` in the run.
@@ -347,7 +373,7 @@ def improve(source: str, config: ImproveConfig, until: Callable[[], bool] = lamb
     home.mkdir(parents=True, exist_ok=True)
     with (
         locked(home / "improve.lock", f"the improver of {home}", "stop it first"),
-        Store(config.store or home / "experience.sqlite") as store,
+        Store(experience_of(source, config.store)) as store,
         (home / "improve.jsonl").open("a", encoding="utf-8") as log,
     ):
         for record in Improver(store, home, source, config, jobs, rules, until).run():
@@ -358,7 +384,7 @@ def improve(source: str, config: ImproveConfig, until: Callable[[], bool] = lamb
 
 def order(source: str, store: str, what: Literal["pause", "resume"], why: str) -> None:
     """Let the improver of a deployment rest, or go on; it follows at its next look."""
-    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+    with Store(experience_of(source, store)) as kept:
         kept.happen(lambda _: [Event(TOPIC, {"what": what, "why": why})]).result()
 
 
@@ -368,7 +394,7 @@ def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
     Raises:
         UsageError: there is a candidate already, or nothing to compare one with; CheckpointError: it does not fit.
     """
-    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+    with Store(experience_of(source, store)) as kept:
         registry = Registry(kept)
         now, aliases = Standing.of(kept.events()), registry.book().aliases
         if now.candidate is not None:
@@ -376,14 +402,21 @@ def propose(source: str, store: str, checkpoint: str, why: str) -> Version:
         if "release" not in aliases:
             raise UsageError(f"{source} was never served, so there is no release to compare with", fix="serve it first")
         loaded = open_model(checkpoint)
-        check_readers(open_model(registry.book().find("release").source), loaded)
-        place = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
-        version = registry.add(weights_digest(loaded.model), place, parents=[aliases["release"]])
-        registry.point("candidate", version.number, why or f"proposed: {checkpoint}")
+        check_readers(opened(registry.book().find("release")), loaded)
+        version = registered(registry, loaded)
+        why = why or f"proposed: {checkpoint}"
+        if not kept.happen(lambda events: nominated(events, version.number, why)).result():
+            raise UsageError("another version was proposed meanwhile", fix="wait until it is released or held back")
         return version
+
+
+def nominated(events: Sequence[Event], version: int, why: str) -> list[Event]:
+    """A version becomes the candidate; nothing happens where there is one already."""
+    taken = Standing.of(events).candidate is not None
+    return [] if taken else [Event("alias", {"alias": "candidate", "version": version, "why": why})]
 
 
 def standing(source: str, store: str = "") -> Standing:
     """Where the improver of a deployment stands."""
-    with Store(store or folder_of(source).parent / "experience.sqlite") as kept:
+    with Store(experience_of(source, store)) as kept:
         return Standing.of(kept.events())

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from journeyman.experience.journal import Event
 from journeyman.release.book import Book
-from journeyman.release.gate import Judgement, Verdict, read_judgement
+from journeyman.release.gate import Judgement, Verdict, latest
 from journeyman.release.rollout import State
 
 TOPIC = "improve"
@@ -58,13 +58,18 @@ class Standing:
     paused: bool
     why: str = ""
 
+    def goes_on(self, before: Standing) -> bool:
+        """Whether what was begun then is still what is to be done: with this candidate, against this release."""
+        return (self.doing, self.candidate, self.release) == (before.doing, before.candidate, before.release)
+
     @staticmethod
     def of(events: Sequence[Event]) -> Standing:
         """Read the journal."""
         book, rollout = Book.of(events), State.of(events)
         release, candidate = book.aliases.get("release"), book.aliases.get("candidate")
-        kept = book.evidence.get(candidate or 0, ())
-        judgement = read_judgement(kept[-1]) if kept else None
+        judgements = {number: latest(found) for number, found in book.evidence.items()}
+        judged = {number for number, judgement in judgements.items() if judgement is not None}
+        judgement = judgements.get(candidate or 0)
         own = [event.data for event in events if event.topic == TOPIC]
         learned = {data["version"]: data["cursor"] for data in own if data["what"] == "learned"}
         line = {release, *book.ancestors(release)} if release else set[int]()
@@ -78,8 +83,8 @@ class Standing:
             judgement=judgement,
             learned=max((cursor for version, cursor in learned.items() if version in line), default=0),
             tried=max(learned.values(), default=0),
-            judged=len(book.evidence),
-            released=len(released & book.evidence.keys()),
+            judged=len(judged),
+            released=len(released & judged),
             paused=orders[-1:] == ["pause"],
             why=why,
         )

@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import numpy as np
 import torch
@@ -32,9 +31,9 @@ from journeyman.learn.credit import CreditConfig, assign, foresight, lambda_retu
 from journeyman.learn.distill import drawn, play, pull, success
 from journeyman.learn.learner import Learner, Metrics
 from journeyman.learn.lessons import lessons as own_lessons
+from journeyman.learn.lessons import study as study_anew
 from journeyman.learn.prefer import prefer
 from journeyman.learn.remember import Memory, keepers, memory_of
-from journeyman.learn.school import school
 from journeyman.model.calibration import Calibration
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import LoadedModel
@@ -158,21 +157,18 @@ def returns(s: Student, scored: Sequence[Trajectory]) -> list[FloatArray]:
 
 
 def study(s: Student, lessons: Sequence[Trajectory]) -> Metrics:
-    """Say what should have been said, and again what was said well; always from the release's weights, for who has a
-    first few by heart learns less from many (learn/lessons.py). What others said is half of the lessons, however much
-    the policy did right itself."""
+    """Say what should have been said, and again what was said well. What others said is half of the lessons, however
+    much the policy did right itself."""
     shown = [t for t in lessons if any(turn.by == "teacher" for turn in t.turns)]
     own = [t for t in lessons if all(turn.by != "teacher" for turn in t.turns)]
     if shown and len(shown) < len(own):
         shown = [shown[i % len(shown)] for i in range(len(own))]
-    updates = s.config.imitation if lessons else 0
-    if updates:
-        s.learner.start_again()
+    if not (lessons and s.config.imitation):
+        return {}
     rate = s.config.school.optimizer.fitted(s.learner.policy.config.hidden_size, GENTLY)
-    told = school(s.learner, [*shown, *own], replace(s.config.school, optimizer=rate), updates, seed=s.seed)
-    losses = [metrics["loss"] for metrics in takewhile(lambda _: s.going(), told)]
-    s.learner.version += bool(losses)
-    return {"policy/lesson_loss": losses[-1], "lessons": len(lessons)} if losses else {}
+    gentle = replace(s.config.school, optimizer=rate)
+    found = study_anew(s.learner, [*shown, *own], gentle, s.config.imitation, s.seed, s.going)
+    return {**found, "lessons": len(lessons)}
 
 
 GENTLY = 2
@@ -201,7 +197,8 @@ def grade(s: Student, teacher: Decoder) -> Metrics:
 
 def prefer_of(s: Student, evidence: Evidence) -> Metrics:
     """Prefer what was preferred."""
-    return prefer(s.learner, evidence.pairs, s.rng(3), epochs=max(s.config.preference_epochs, 1))
+    epochs = s.config.preference_epochs
+    return prefer(s.learner, evidence.pairs, s.rng(3), epochs=epochs) if epochs else {}
 
 
 def reinforce_of(s: Student, evidence: Evidence) -> Metrics:

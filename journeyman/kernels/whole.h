@@ -181,7 +181,8 @@ void work(const Team& team, const Model<T>& m, const Step<T>& s, Desk<T>& d) {
 
 template <typename T>
 void advance(const Model<T>& m, const Step<T>& s) {
-    static Desk<T> shared;
+    static thread_local Desk<T> callers;  // engines of one process work at the same time
+    Desk<T>& shared = callers;            // this one's, for the whole team
     const bool apart = m.apart && s.rows >= (std::is_same_v<T, bf16> ? LANES : 2);  // few rows are shared, by columns
     if (!apart) lay_out(m, s, shared, 0, s.rows);
 #pragma omp parallel

@@ -146,12 +146,12 @@ def pull(
     """Updates of the policy towards each trajectory's teacher; how far it was from them before (nats per token)."""
     if not trajectories:
         return {}
-    total = 0.0
-    for part in mini_batches(len(trajectories), minibatches, rng):
+    total, parts = 0.0, list(mini_batches(len(trajectories), minibatches, rng))
+    for part in parts:
         total += add_divergence(learner, [trajectories[i] for i in part], teachers, direction)
         learner.step_policy()
     learner.version += 1
-    return {"policy/divergence": total / minibatches}
+    return {"policy/divergence": total / len(parts)}
 
 
 def add_divergence(

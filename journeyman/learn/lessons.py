@@ -7,7 +7,7 @@ lessons, as STaR's rounds do: whoever has a first few by heart learns less from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,9 +38,24 @@ def due(count: int, studied: int, config: SchoolConfig) -> bool:
     return count >= max(GROWTH * studied, config.batch)
 
 
-def study(learner: Learner, learned: Sequence[Trajectory], config: SchoolConfig, updates: int, seed: int) -> Metrics:
-    """School the policy on all lessons anew. Returns how unlikely they are in the end (docs/metrics.md)."""
+def study(
+    learner: Learner,
+    learned: Sequence[Trajectory],
+    config: SchoolConfig,
+    updates: int,
+    seed: int,
+    going: Callable[[], bool] = lambda: True,
+) -> Metrics:
+    """School the policy on all lessons anew. Returns how unlikely they are in the end (docs/metrics.md).
+
+    Args:
+        going: called after each update; false when the time is over.
+    """
     learner.start_again()
-    *_, last = school(learner, learned, config, updates, seed=seed)
+    metrics: Metrics = {}
+    for update in school(learner, learned, config, updates, seed=seed):
+        metrics = {"policy/lesson_loss": update["loss"]}
+        if not going():
+            break
     learner.version += 1
-    return {"policy/lesson_loss": last["loss"]}
+    return metrics

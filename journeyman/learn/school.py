@@ -79,7 +79,7 @@ def demonstrate(job: Job, task: Task, renderer: Renderer) -> Trajectory:
         tokens += shown
         mask += [False] * len(shown)
     reward = sum(turn.reward for turn in turns)
-    return _taught(f"demonstration-{task.id}", task, tokens, mask, tuple(turns), Outcome(reward, ending))
+    return taught(f"demonstration-{task.id}", task, tokens, mask, tuple(turns), Outcome(reward, ending))
 
 
 def demonstrations(jobs: Sequence[Job], count: int, seed: int, renderer: Renderer) -> list[Trajectory]:
@@ -115,7 +115,7 @@ def read_text(path: Path, renderer: Renderer, length: int) -> list[Trajectory]:
         piece = ids[start : start + length + 1]
         task = Task(f"text:{path.name}", "train", start, ())
         mask = [False] + [True] * (len(piece) - 1)
-        pieces.append(_taught(f"text-{start}", task, piece, mask, (), Outcome(0.0, Ending.TERMINATED)))
+        pieces.append(taught(f"text-{start}", task, piece, mask, (), Outcome(0.0, Ending.TERMINATED)))
     return [piece for piece in pieces if piece.mask.any()]
 
 
@@ -135,7 +135,7 @@ def school(
         yield learner.school([lessons[i] for i in chosen], optimizer, linear_decay(update / updates))
 
 
-def _taught(
+def taught(
     id: str,
     task: Task,
     tokens: Sequence[int],
@@ -143,6 +143,7 @@ def _taught(
     turns: tuple[Turn, ...],
     outcome: Outcome,
 ) -> Trajectory:
+    """Something to be imitated where the mask says so."""
     length = len(tokens)
     return Trajectory(
         id=id,

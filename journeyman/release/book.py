@@ -187,6 +187,13 @@ class Book:
         held = {n for q in self.quarantines if q.lifted is None for n in q.versions}
         return held | {n for bad in held for n in self.descendants(bad)}  # also those made of it since
 
+    def distrust(self, number: int) -> str | None:
+        """Why a version shall not be served; None where it may be."""
+        if number not in self.quarantined:
+            return None
+        held = (q.why for q in self.quarantines if q.lifted is None and number in q.versions)
+        return next(held, "") or "a version that it was made of is in quarantine"
+
     @property
     def barred(self) -> Runs:
         """Entries that the next candidate shall not learn from."""

@@ -299,3 +299,9 @@ def read_judgement(kept: Mapping[str, Any]) -> Judgement:
         if power is None
         else Power(power["share"], power["tokens"], power["seconds"], tuple(power["tools"])),
     )
+
+
+def latest(evidence: Sequence[Mapping[str, Any]]) -> Judgement | None:
+    """The newest judgement among all that was found about a version (`Book.evidence`); None where there is none."""
+    judgements = (read_judgement(kept) for kept in reversed(evidence) if {"verdict", "findings"} <= kept.keys())
+    return next(judgements, None)

@@ -1,7 +1,7 @@
 """The registry in an MLflow server, for those who look for models there. Ours stays the truth: this only copies.
 
-Each version becomes a run (what made it as parameters, the newest judgement's figures as metrics, all judgements as
-`judgements.json`) and a version of one registered model, with its lineage as tags; aliases stand where ours stand. What
+Each version becomes a run (what made it as parameters, the newest judgement's figures as metrics, all evidence as
+`evidence.json`) and a version of one registered model, with its lineage as tags; aliases stand where ours stand. What
 is there already, by the hash of its weights, is brought up to date. Needs the extra `mlflow`.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from journeyman.errors import UsageError
 from journeyman.release.book import ALIASES, Book, Version
+from journeyman.release.gate import latest
 from journeyman.release.registry import show_runs
 
 LONGEST = 5000
@@ -81,15 +82,15 @@ def _made(client: Any, version: Version, experiment: str, name: str) -> Any:
 
 def _tags(book: Book, version: Version) -> dict[str, str]:
     """What MLflow has no place for."""
-    judged = book.evidence.get(version.number, ())
+    judgement = latest(book.evidence.get(version.number, ()))
     tags = {
         "version": str(version.number),
         "parents": " ".join(map(str, version.parents)),
         "entries": show_runs(version.entries),
         "data": version.data,
         "code": version.code,
-        "verdict": next((str(one["verdict"]) for one in reversed(judged) if "verdict" in one), ""),
-        "quarantine": "; ".join(q.why for q in book.quarantines if version.number in q.versions and q.lifted is None),
+        "verdict": "" if judgement is None else str(judgement.verdict),
+        "quarantine": book.distrust(version.number) or "",
         "notes": "\n".join(text for _, text in book.notes.get(version.number, ())),
     }
     return {f"journeyman.{key}": value for key, value in tags.items()}
@@ -97,15 +98,16 @@ def _tags(book: Book, version: Version) -> dict[str, str]:
 
 def _judged(client: Any, book: Book, version: Version, run: str) -> None:
     """What the gate found."""
-    judged = [one for one in book.evidence.get(version.number, ()) if "verdict" in one]
-    if not judged:
+    evidence = book.evidence.get(version.number, ())
+    judgement = latest(evidence)
+    if judgement is None:
         return
-    client.log_dict(run, list(judged), "judgements.json")
-    for found in judged[-1]["findings"]:
-        about = f"{found['aspect']}/{found['about']}"
-        for key in ("candidate", "release", "low", "high"):
-            if found[key] is not None:
-                client.log_metric(run, f"{_plain(about)}/{key}", found[key])
+    client.log_dict(run, list(evidence), "evidence.json")
+    for found in judgement.findings:
+        figures = {"candidate": found.candidate, "release": found.release, "low": found.low, "high": found.high}
+        for key, figure in figures.items():
+            if figure is not None:
+                client.log_metric(run, f"{_plain(f'{found.aspect}/{found.about}')}/{key}", figure)
 
 
 def _plain(name: str) -> str:

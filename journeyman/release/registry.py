@@ -43,12 +43,14 @@ class Registry:
         entries: Runs = (),
         config: Mapping[str, Any] | None = None,
         code: str = "",
+        release: str = "",
     ) -> Version:
         """Make weights known; those that are known already keep their number and their lineage.
 
         Args:
             entries: of the log that it learned from (`Store.entries_of`).
             code: what made it; by default this version of Journeyman.
+            release: why they become the release at once, where nobody knew them; by default they do not.
 
         Raises:
             UnknownName: a parent is not known.
@@ -75,7 +77,9 @@ class Registry:
                     reason="they are in quarantine",
                     fix="leave them out (Registry.barred), or lift the quarantine",
                 )
-            return [Event("version", _record(replace(version, number=len(book.versions) + 1)))]
+            number = len(book.versions) + 1
+            made = [Event("version", _record(replace(version, number=number)))]
+            return made + [Event("alias", {"alias": "release", "version": number, "why": release})] * bool(release)
 
         new = self._change(decide)
         if new:

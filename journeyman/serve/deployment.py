@@ -23,7 +23,7 @@ from journeyman.model.weights import weights_digest
 from journeyman.release.book import Version
 from journeyman.release.gate import Power
 from journeyman.release.registry import Registry
-from journeyman.run import folder_of
+from journeyman.run import experience_of, folder_of
 from journeyman.serve.archive import Archive
 from journeyman.serve.config import ServeConfig
 from journeyman.serve.episodes import Episode, Episodes
@@ -85,7 +85,7 @@ class Deployment:
         if terms is not None:  # the learner counts its versions itself
             version = Version(engine.version, weights_digest(loaded.model), loaded.source, at=time.time())
             begun = Beginning(loaded, version)
-        begun = begun or _begun(self.registry, folder, loaded, self.follows)
+        begun = begun or beginning(self.registry, loaded, folder, follows=self.follows)
         self.prompts = Prompts(begun.loaded.tokenizer)
         self.notice = begun.notice
         """Why something else is served than what was asked for; empty where it is not."""
@@ -120,9 +120,9 @@ class Deployment:
         folder = folder_of(source)
         folder.mkdir(parents=True, exist_ok=True)
         config = replace(config, name=config.name or Path(source).resolve().name)
-        store = Store(config.store or folder.parent / "experience.sqlite")
+        store = Store(experience_of(source, config.store))
         try:
-            begun = _begun(Registry(store), folder, loaded, not config.also)
+            begun = beginning(Registry(store), loaded, folder, follows=not config.also)
             model = begun.loaded.model
             context = min(config.context or fitting(model, config.slots), model.config.max_positions)
             engine = native_engine(Judge(begun.loaded, config.job).learner, slots=config.slots, context=context)
@@ -365,11 +365,6 @@ class Deployment:
         await asyncio.to_thread(self.store.close)
         if self.gateway.telemetry is not None:
             await asyncio.to_thread(self.gateway.telemetry.close)
-
-
-def _begun(registry: Registry, folder: Path, loaded: LoadedModel, follows: bool) -> Beginning:
-    registry.take_over(folder / "versions.json")
-    return beginning(registry, loaded, follows=follows)
 
 
 def _telemetry(name: str) -> Telemetry:

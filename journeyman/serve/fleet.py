@@ -74,11 +74,13 @@ class Fleet:
         self.members: list[Member] = [first]
         """In the order in which they came."""
         self._shares: Mapping[Member, float] = {first: 1.0}
+        self._release: Member | None = None
 
     @property
     def release(self) -> Member:
-        """The one with the largest share; of equal ones, the one that came first."""
-        return max(self.members, key=self.share)
+        """The one that does what others may not: as it was said with the shares, else the one with the largest; of
+        equal ones, the one that came first."""
+        return self._release or max(self.members, key=self.share)
 
     @property
     def slots(self) -> int:
@@ -121,8 +123,11 @@ class Fleet:
             raise StoreConflict(f"version {member.number} is served already")
         self.members.append(member)
 
-    def divide(self, shares: Mapping[int, float]) -> None:
+    def divide(self, shares: Mapping[int, float], release: int | None = None) -> None:
         """Give each version its share from now on, all at once; those not named get none.
+
+        Args:
+            release: which of them is the release.
 
         Raises:
             UnknownName: one is not served.
@@ -133,7 +138,9 @@ class Fleet:
                 raise UsageError(f"the share of version {number} must lie in [0, 1], got {share}")
         if not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-9):
             raise UsageError(f"shares must add up to 1, got {sum(shares.values()):g}")
-        self._shares = {self.of(number): share for number, share in shares.items() if share}
+        members = {number: self.of(number) for number, share in shares.items() if share}
+        self._shares = {member: shares[number] for number, member in members.items()}
+        self._release = None if release is None else members[release]
 
     def dismiss(self, number: int) -> Member:
         """Let a version go: nobody gets it any more.
@@ -163,10 +170,12 @@ class Fleet:
         back."""
         idle_since: float | None = None
         clock = asyncio.get_running_loop().time
-        while idle_since is None or clock() - idle_since < LINGER:
+        while True:
             if not member.leaving:
                 return
             idle_since = None if member.busy else idle_since or clock()
+            if idle_since is not None and clock() - idle_since >= LINGER:
+                break
             await asyncio.sleep(LINGER / 20)
         if member in self.members:  # who was taken back and dismissed again is waited for twice
             self.members.remove(member)

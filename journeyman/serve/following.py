@@ -70,11 +70,11 @@ class Follower:
             await asyncio.sleep(EVERY)
 
     async def try_to_look(self) -> None:
-        """Look; while the store is away, what was set stays."""
+        """Look; while the store is away, or nobody understands what it says, what was set stays."""
         try:
             await self.look()
-        except JourneymanError as error:
-            self.d.log.write("unfollowed", error=str(error))
+        except Exception as error:
+            self.d.log.write("unfollowed", error=_words(error))
 
     async def look(self) -> None:
         """Set what the log says now, as far as that can be done.
@@ -133,7 +133,7 @@ class Follower:
         before = {one.number for one in fleet.members if fleet.share(one)} | (
             self.done.versions if self.done else set()
         )
-        fleet.divide(wanted.shares)
+        fleet.divide(wanted.shares, next(number for number in wanted.shares if number not in wanted.powers))
         d.powers = wanted.powers
         d.shadow.member = None if wanted.shadow is None else fleet.of(wanted.shadow)
         d.shadow.power = wanted.powers.get(wanted.shadow or 0, Power())

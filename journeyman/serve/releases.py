@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from journeyman.experience.journal import Event
 from journeyman.release.book import Book, Version
+from journeyman.release.gate import Verdict, latest
 from journeyman.release.rollout import Guardrail, State
 from journeyman.release.steering import TROUBLE, course
 
@@ -30,7 +31,7 @@ def standing(events: Sequence[Event]) -> dict[int, dict[str, Any]]:
             "aliases": aliases.get(number, []),
             "share": shares.get(number),
             "verdict": _verdict(book, number),
-            "quarantine": _quarantine(book, number),
+            "quarantine": book.distrust(number),
             "trouble": unserved.get(number),
             "notes": [{"at": at, "text": text} for at, text in book.notes.get(number, ())],
         }
@@ -50,19 +51,11 @@ def _origin(version: Version) -> dict[str, Any]:
 
 def _verdict(book: Book, number: int) -> dict[str, Any] | None:
     """What the gate found last, in short."""
-    found = book.evidence.get(number, ())
-    if not found or "verdict" not in found[-1]:
+    judgement = latest(book.evidence.get(number, ()))
+    if judgement is None:
         return None
-    claims: Sequence[Mapping[str, Any]] = found[-1].get("findings", ())
-    shown = sum(one["verdict"] == "pass" for one in claims)
-    return {"verdict": found[-1]["verdict"], "shown": shown, "claims": len(claims)}
-
-
-def _quarantine(book: Book, number: int) -> str | None:
-    """Why it is not to be served; None where it may be."""
-    if number not in book.quarantined:
-        return None
-    return next((q.why for q in book.quarantines if q.lifted is None and number in q.versions), "made of a bad version")
+    shown = len(judgement.of(Verdict.PASS))
+    return {"verdict": str(judgement.verdict), "shown": shown, "claims": len(judgement.findings)}
 
 
 def rollouts(events: Sequence[Event]) -> list[dict[str, Any]]:

@@ -70,9 +70,8 @@ async def run(
         admin: where the administration listens; None: nowhere.
     """
     if d.follows:
-        await (
-            d.follower.try_to_look()
-        )  # before anybody is answered: who comes back in the middle of a rollout goes on with it
+        # Before anybody is answered: who comes back in the middle of a rollout goes on with it.
+        await d.follower.try_to_look()
     places = [(_server(d, api(d)), listener)]
     if admin is not None:
         places.append((_server(d, administration(d)), admin))

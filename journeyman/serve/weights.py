@@ -22,55 +22,55 @@ class Beginning:
     notice: str = ""
 
 
-def beginning(registry: Registry, loaded: LoadedModel, *, follows: bool) -> Beginning:
-    """What a server begins with that was told to serve these weights.
+def beginning(registry: Registry, loaded: LoadedModel, folder: Path, *, follows: bool) -> Beginning:
+    """What a server begins with that was told to serve these weights; an improver that comes before it, too.
 
     Those that nobody knew become the release: whoever serves them has decided so. Those that are known give way to the
     release, where the log has another: they were superseded.
 
     Args:
+        folder: where servers of before there was a registry kept their versions.
         follows: whether the server follows the log. If not, it serves them, whatever the release is.
 
     Raises:
         UsageError: they are in quarantine. CheckpointError: the release cannot be loaded.
     """
-    digest = weights_digest(loaded.model)
-    known = registry.book().known(digest)
-    version = registered(registry, loaded, digest)
+    registry.take_over(folder / "versions.json")
+    why = f"served by hand: {loaded.source}"
+    version = registered(registry, loaded, release=why if follows else "")
     book = registry.book()
     release = book.aliases.get("release")
-    if not follows or release == version.number:
-        return Beginning(loaded, version)
-    if known is None or release is None:
-        registry.point("release", version.number, f"served by hand: {loaded.source}")
+    if follows and release is None:
+        registry.point("release", version.number, why)
+    if not follows or release in (None, version.number):
         return Beginning(loaded, version)
     told = f"version {version.number} ({loaded.source}) was superseded: the release is version {release}"
     return Beginning(opened(book.versions[release]), book.versions[release], f"{told}, and is served")
 
 
-def registered(registry: Registry, loaded: LoadedModel, digest: str = "") -> Version:
+def registered(registry: Registry, loaded: LoadedModel, *, release: str = "") -> Version:
     """The version that these weights are; a new one, made of the present release, where nobody knew them.
 
     Args:
-        digest: of the weights, where that is known already.
+        release: why they become the release at once, where nobody knew them; by default they do not.
 
     Raises:
         UsageError: they are in quarantine.
     """
     book = registry.book()
     parents = [book.aliases["release"]] if "release" in book.aliases else []
-    version = registry.add(digest or weights_digest(loaded.model), _place(loaded.source), parents=parents)
+    digest, place = weights_digest(loaded.model), _place(loaded.source)
+    version = registry.add(digest, place, parents=parents, release=release)
     check_trusted(book, version)
     return version
 
 
 def check_trusted(book: Book, version: Version) -> None:
     """Raises UsageError: the version is in quarantine."""
-    if version.number in book.quarantined:
-        why = next((q.why for q in book.quarantines if q.lifted is None and version.number in q.versions), "")
+    if (why := book.distrust(version.number)) is not None:
         raise UsageError(
             f"version {version.number} ({version.source}) is in quarantine",
-            reason=why or "a version that it was made of is",
+            reason=why,
             fix="serve another, or lift that first: journeyman release quarantine STORE --lift ID --why ...",
         )
 

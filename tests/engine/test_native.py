@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -228,3 +229,19 @@ def test_a_model_of_another_shape_is_refused() -> None:
     engine = NativeEngine(make_model(), slots=2)
     with pytest.raises(ValueError, match="another shape"):
         engine.load(make_model(kv_heads=2), 1)
+
+
+def test_engines_of_one_process_work_at_the_same_time() -> None:
+    """As where a shadow answers beside the release: neither meets what the other works on."""
+
+    def say(model: Decoder) -> tuple[list[int], list[float]]:
+        engine = NativeEngine(model, slots=1, context=256)
+        engine.submit(engine.open(seed=0), [1, 2, 3], Sampling(max_tokens=200))
+        (reply,) = [reply for _ in iter(lambda: engine.busy, False) for reply in engine.step()]
+        return reply.tokens, reply.logprobs
+
+    models = [make_model(), make_model(kv_heads=2)]
+    alone = [say(model) for model in models]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(20):
+            assert list(threads.map(say, models)) == alone

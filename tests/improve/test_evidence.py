@@ -67,6 +67,14 @@ def test_each_kind_becomes_what_it_is_worth(store: Store) -> None:
     assert evidence.success() == {"a": 0.5}
 
 
+def test_a_correction_is_of_the_episode_that_it_is_about(store: Store) -> None:
+    """Also where it comes with a preference, which is known to the worse episode, too."""
+    worse, better = keep(store, served(job="a")), served(job="b")
+    keep(store, better, preferred_to=worse, correction="better still")
+    [lesson] = sort_out(store).lessons
+    assert lesson.task.job == "b" and lesson.turns[0].reply == "better still"
+
+
 def test_preferences_become_pairs(store: Store) -> None:
     worse = keep(store, served(completion=[6, 7]))
     better = keep(store, served(completion=[4, 5]), preferred_to=worse)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +18,14 @@ import torch
 from journeyman.errors import RunError, UsageError
 from journeyman.experience import Feedback, ServedTurn, Store, VersionSpan, uuid7
 from journeyman.improve import ImproveConfig, PracticeSteps, ReleaseSteps, improve
+from journeyman.improve.evidence import Evidence
 from journeyman.improve.improver import Improver, order, propose, standing
 from journeyman.improve.standing import Doing, Standing
+from journeyman.improve.study import Student, prefer_of
 from journeyman.jobs.base import Env, Job
+from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import Learner, UpdateConfig
+from journeyman.learn.prefer import Pair
 from journeyman.learn.school import SchoolConfig, demonstrations, school
 from journeyman.model.load import load, save
 from journeyman.model.render import Renderer
@@ -68,7 +75,7 @@ class Spelled(Env):
 OLD, NEW = Spell("next"), Spell("before")
 CONFIG = ImproveConfig(
     least=40,
-    imitation=150,
+    imitation=300,
     look=0.01,
     context=64,
     practice=PracticeSteps(rounds=1, tasks=32, repeats=1, rehearsal=64, looks=100),
@@ -78,6 +85,14 @@ CONFIG = ImproveConfig(
     ),
     release=ReleaseSteps(shares=(0.5, 1.0), least=10),
 )
+
+QUICK = replace(
+    CONFIG,
+    imitation=20,
+    practice=replace(CONFIG.practice, rounds=0, looks=20),
+    examination=replace(CONFIG.examination, tasks=40, rounds=1),
+)
+"""Too little to be released."""
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +189,16 @@ def until(records: Iterator[Record], what: str) -> list[Record]:
     raise AssertionError(f"no {what} in {[r['what'] for r in seen]}")
 
 
+def other(place: Place, folder: Path, factor: float = 1.001) -> str:
+    """A checkpoint with nearly the same weights."""
+    loaded = load(str(place.source))
+    with torch.no_grad():
+        for weights in loaded.model.parameters():
+            weights *= factor
+    save(folder, loaded.model, loaded.tokenizer, loaded.value)
+    return str(folder)
+
+
 def success(source: str, job: Spell) -> float:
     played = Player(load(source), slots=64, context=64).play(job, [job.task("test", i) for i in range(3000, 3100)])
     return float(np.mean([t.outcome.success for t in played]))
@@ -213,22 +238,99 @@ def test_killed_in_any_state_it_goes_on(place: Place) -> None:
     """A generator that is dropped leaves what a killed process would: nothing but the store and the folder."""
     place.serve(OLD, 20)
     place.serve(NEW, 40)
-    small = replace(CONFIG, imitation=20, practice=replace(CONFIG.practice, rounds=0, looks=20))
-    small = replace(small, examination=replace(CONFIG.examination, tasks=40, rounds=1))
     for what, next_is in (
         ("learning", Doing.WAITING),
         ("proposed", Doing.EXAMINING),
         ("examining", Doing.EXAMINING),
         ("judged", Doing.SETTLING),
     ):
-        going = place.improver(small).run()
+        going = place.improver(QUICK).run()
         assert until(going, what)[-1]["what"] == what
         going.close()
         assert place.standing().doing is next_is
-    assert until(place.improver(small).run(), "held back")[-1]["version"] == 2
+    assert until(place.improver(QUICK).run(), "held back")[-1]["version"] == 2
     assert place.store.verify() == []
     assert len(place.improver().registry.book().versions) == 2
     assert place.standing().release == 1 and place.standing().judged == 1
+
+
+def test_before_any_server_it_begins_as_a_server_would(
+    tmp_path: Path, knowing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of before there was a registry keep their meaning, and places are found from any folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(knowing, "model")
+    (tmp_path / "serve").mkdir()
+    old = [{"digest": "1" * 64, "source": "runs/gone"}]
+    (tmp_path / "serve" / "versions.json").write_text(json.dumps(old))
+    with Store("experience.sqlite") as store:
+        place = Place(Path(), store, Path("model"))
+        assert not list(place.improver(until=patience(3)).run())
+        book = place.improver().registry.book()
+        assert book.aliases == {"release": 2} and book.versions[1].digest == "1" * 64
+        place.serve(NEW, 40, version=2)
+        seen = until(place.improver(QUICK).run(), "proposed")
+        found = [place.improver().registry.book().find(name).source for name in ("release", "candidate")]
+    assert found == [str(tmp_path / "model"), str(tmp_path / "candidates" / "0003")]
+    assert seen[-1]["source"] == found[1]
+
+
+def test_a_candidate_that_cannot_be_loaded_is_held_back(place: Place) -> None:
+    registry = place.improver().registry
+    registry.add("2" * 64, str(place.home / "gone"), parents=[1])
+    registry.point("candidate", 2)
+    dropped = until(place.improver().run(), "held back")[-1]
+    assert dropped["version"] == 2 and "cannot be loaded" in dropped["why"]
+
+
+def test_told_to_stop_while_it_learns_it_leaves_nothing_behind(place: Place) -> None:
+    place.serve(NEW, 40)
+    seen: list[Record] = []
+    for record in place.improver(QUICK, lambda: bool(seen)).run():
+        seen.append(record)
+    assert {r["what"] for r in seen} == {"learning"} and not (place.home / "candidates").exists()
+    assert place.standing().tried == 0 and len(place.improver().registry.book().versions) == 1
+
+
+def test_who_proposes_while_it_learns_is_heard(place: Place, tmp_path: Path) -> None:
+    """What it was learning waits, and nothing of it counts as learned."""
+    place.serve(NEW, 40)
+    going = place.improver(QUICK).run()
+    until(going, "learning")
+    version = propose(str(place.source), place.store.where, other(place, tmp_path / "other"), "by hand")
+    assert until(going, "set aside")[-1]["version"] == 3
+    assert place.standing().candidate == version.number == 2 and place.standing().tried == 0
+    assert until(going, "examining")[-1]["version"] == 2
+
+
+def test_what_is_put_into_quarantine_while_it_learns_is_left_out(place: Place) -> None:
+    barred = place.serve(NEW, 60)[:5]
+    improver = place.improver(QUICK)
+    going = improver.run()
+    until(going, "learning")
+    improver.registry.bar(barred, "poison")
+    assert "in quarantine" in until(going, "set aside")[-1]["why"]
+    until(going, "proposed")
+    learned = place.store.episodes_in(improver.registry.book().find("candidate").entries)
+    assert len(learned) == 55 and not learned & set(barred)
+
+
+def test_a_candidate_is_judged_against_what_is_served(place: Place, tmp_path: Path) -> None:
+    """Where another version becomes the release meanwhile, the examination begins anew; in quarantine, it ends."""
+    source, where = str(place.source), place.store.where
+    propose(source, where, other(place, tmp_path / "candidate"), "")
+    improver = place.improver(QUICK, patience(300))
+    going, registry = improver.run(), improver.registry
+    assert "jobs" in until(going, "examining")[-1]
+    third = other(place, tmp_path / "third", 1.002)
+    registry.point("release", registry.add(weights_digest(load(third).model), third).number, "by hand")
+    seen = until(going, "judged")
+    assert len([r for r in seen if "jobs" in r]) == 1, "once more, from the beginning"
+    until(going, "held back")
+    propose(source, where, other(place, tmp_path / "fourth", 1.003), "")
+    until(going, "examining")
+    registry.quarantine("candidate", "poison")
+    assert {r["what"] for r in going} == {"examining"}, "it was not judged any more"
 
 
 def test_a_damaged_version_is_held_back(place: Place, tmp_path: Path) -> None:
@@ -257,6 +359,34 @@ def test_it_rests_when_told_to(place: Place) -> None:
     assert next(place.improver().run())["what"] == "learning"
 
 
+def test_work_is_not_held_up_by_looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two updates the journal is read now and then, and only what is new in it."""
+    read: list[int] = []
+    events = place.store.events
+
+    def counted(after: int = 0) -> Any:
+        read.append(after)
+        return events(after)
+
+    monkeypatch.setattr(place.store, "events", counted)
+    going = place.improver(replace(CONFIG, look=60.0))._pace(time.monotonic(), 600)
+    assert all(going() for _ in range(100)) and read == [0]
+    going = place.improver(replace(CONFIG, look=1e-9))._pace(time.monotonic(), 600)
+    assert going() and going()
+    assert read[1] == 0 and read[2] == events()[-1].number
+
+
+def test_a_pause_is_heard_while_it_learns_and_costs_no_time(place: Place) -> None:
+    source = str(place.source)
+    order(source, place.store.where, "pause", "")
+    resume = threading.Timer(2.0, order, (source, place.store.where, "resume", ""))
+    resume.start()
+    started = time.monotonic()
+    assert place.improver()._pace(started, 1.5)(), "it goes on with its time"
+    assert time.monotonic() - started > 1.5
+    resume.join()
+
+
 def test_one_improver_at_a_time_and_its_lines_are_kept(tmp_path: Path, knowing: Path) -> None:
     home = tmp_path / "served"
     shutil.copytree(knowing, home)
@@ -272,6 +402,13 @@ def test_one_improver_at_a_time_and_its_lines_are_kept(tmp_path: Path, knowing: 
             next(improve(str(home), CONFIG))
         first.close()
     assert '"what": "learning"' in (home / "improve.jsonl").read_text()
+
+
+def test_no_passes_over_the_preferences_are_none(knowing: Path) -> None:
+    loaded, config = load(str(knowing)), replace(CONFIG, preference_epochs=0)
+    student = Student.of(loaded, {}, (), CreditConfig(), config, teacher=None, going=lambda: True, seed=0)
+    t = demonstrations([OLD], 1, 0, student.renderer)[0]
+    assert prefer_of(student, Evidence(pairs=(Pair(t, t),))) == {} and student.learner.updates == 0
 
 
 @pytest.mark.parametrize("wrong", [{"least": 0}, {"share": 0.0}, {"able": 1.5}, {"seconds": 0.0}, {"candidates": -1}])

@@ -55,6 +55,14 @@ def test_a_candidate_is_examined_then_begun_or_settled() -> None:
     assert now.doing is Doing.WAITING and now.candidate is None
 
 
+def test_other_findings_are_no_judgement() -> None:
+    other = Event("evidence", {"version": 2, "findings": {"latency": 0.2}})
+    now = stands([*PROPOSED, other])
+    assert (now.doing, now.judged) == (Doing.EXAMINING, 0)
+    now = stands([*PROPOSED, judged(2, PASSED), other])
+    assert (now.doing, now.judged) == (Doing.BEGINNING, 1)
+
+
 def test_killed_before_it_was_proposed_it_learns_again() -> None:
     now = stands([*FIRST, version(2, 1)])
     assert now.doing is Doing.WAITING and now.tried == 0

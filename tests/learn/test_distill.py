@@ -100,6 +100,13 @@ def test_a_student_comes_to_its_teacher() -> None:
     assert learner.version == 40 and learner.updates == 80
 
 
+def test_fewer_episodes_than_minibatches_are_as_far_from_their_teacher() -> None:
+    config = UpdateConfig(policy=OptimizerConfig(learning_rate=1e-9), precision="float32")
+    played, teachers = episodes("a", 2), {"a": make_policy(1)}
+    few, many = (pull(make_learner(config=config), played, teachers, parts, RNG) for parts in (2, 8))
+    assert many == pytest.approx(few)
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The apprentice with a V that knows nothing: it finds its way in small mazes half of the time."""

@@ -116,6 +116,14 @@ def test_a_study_begins_anew() -> None:
     assert torch.equal(weights(once), weights(again))
 
 
+def test_a_study_lasts_as_long_as_it_may() -> None:
+    """What it has learned by then counts."""
+    shown = lessons([led("teacher", "policy", "policy")])
+    learner, left = make_learner(), iter([True, True, False])
+    metrics = study(learner, shown, SCHOOL, 30, 0, lambda: next(left))
+    assert (learner.updates, learner.version) == (3, 1) and metrics["policy/lesson_loss"] > 0
+
+
 def test_with_adapters_a_policy_starts_again_as_well() -> None:
     learner = make_learner()
     adapt(learner.policy, LoRAConfig(rank=4), seed=0)

@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from journeyman.errors import UsageError
 from journeyman.release.evidence import ASPECTS, Aspect, Sample, gap, gathered
-from journeyman.release.gate import GateConfig, Power, Verdict, granted, judge, read_judgement
+from journeyman.release.gate import GateConfig, Power, Verdict, granted, judge, latest, read_judgement
 from journeyman.release.printed import render_judgement
 
 ABILITY = GateConfig(demands=("ability",))
@@ -116,6 +116,12 @@ def test_pieces_of_evidence_add_up() -> None:
 def test_a_judgement_survives_json() -> None:
     found = judge(everything(300))
     assert read_judgement(json.loads(json.dumps(found.as_dict()))) == found
+
+
+def test_the_latest_judgement_counts_whatever_else_was_found() -> None:
+    old, new = judge(everything(100)), judge(everything(300))
+    assert latest([old.as_dict(), new.as_dict(), {"latency": 0.2}]) == new
+    assert latest([{"latency": 0.2}]) is latest([]) is None
 
 
 def test_a_judgement_reads_well() -> None:

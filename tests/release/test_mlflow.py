@@ -53,7 +53,7 @@ def test_versions_with_lineage_and_aliases_are_there_and_brought_up_to_date(regi
     assert after["2"].tags["journeyman.notes"] == "the better one"
     data = client.get_run(after["2"].run_id).data
     assert data.metrics["ability/sort/candidate"] == pytest.approx(2 / 3)
-    assert [a.path for a in client.list_artifacts(after["2"].run_id)] == ["judgements.json"]
+    assert [a.path for a in client.list_artifacts(after["2"].run_id)] == ["evidence.json"]
     assert standing(client) == {"release": "2"}
 
 

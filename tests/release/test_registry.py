@@ -99,7 +99,10 @@ def test_quarantine_takes_descendants_and_data_along_and_the_release_back(regist
     registry.point("canary", 3)
     held = registry.quarantine(2, "learned a wrong answer")
     assert held.versions == (2, 3, 4, 5) and registry.barred() == {"a", "b", "c", "d"}
-    assert registry.book().aliases == {"release": 1}
+    book = registry.book()
+    assert book.aliases == {"release": 1} and book.distrust(1) is None and book.distrust(4) == held.why
+    later = registry.add("8" * 64, "", parents=[4])
+    assert "it was made of" in (registry.book().distrust(later.number) or "")
     with pytest.raises(UsageError, match="version 4 is in quarantine"):
         registry.point("release", 4)
     with pytest.raises(UsageError, match="they are in quarantine"):

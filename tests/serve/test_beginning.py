@@ -59,6 +59,21 @@ def test_what_is_new_becomes_the_release_and_keeps_its_number(tmp_path: Path, so
         assert [move.why for move in book.moves] == [f"served by hand: {source}" for source in (one, two)]
 
 
+def test_who_is_killed_at_the_beginning_has_decided_all_or_nothing(
+    tmp_path: Path, sources: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New weights become known and the release at once: known alone, they would pass for superseded ones."""
+    with opened(tmp_path, sources[0]):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Registry, "point", killed)
+    with opened(tmp_path, sources[1]) as d:
+        assert (d.version.number, d.notice) == (2, "")
+
+
 def test_what_was_superseded_gives_way_to_the_release(tmp_path: Path, sources: tuple[str, str]) -> None:
     one, two = sources
     for source in (one, two):

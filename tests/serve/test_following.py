@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -12,7 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,12 +25,13 @@ from journeyman.experience import EpisodeFilter, Store
 from journeyman.experience.journal import Event
 from journeyman.model.load import load
 from journeyman.model.weights import weights_digest
+from journeyman.release.book import Version
 from journeyman.release.gate import Power
 from journeyman.release.registry import Registry
 from journeyman.release.rollout import Guardrail, Phase, RolloutPlan
 from journeyman.release.steering import TROUBLE, Rollout, observed
 from journeyman.serve import fleet, following
-from tests.serve.live import Live, judged, native, until
+from tests.serve.live import APPRENTICE, Live, judged, native, until
 from tests.serve.test_versions import answered_by, other_weights, served
 
 RAILS = (Guardrail("reward", margin=0.5),)
@@ -35,6 +39,7 @@ PLAN = RolloutPlan(shares=(0.0, 0.3, 1.0), least=4, risk=0.5, guardrails=RAILS)
 HALF = RolloutPlan(shares=(0.5, 1.0), least=1000)
 SURE = 20.0
 """log of an e-value that allows everything."""
+TOOL = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +55,18 @@ def elsewhere(folder: Path, source: str) -> Iterator[tuple[Store, int]]:
     """The store as another process has it, in which these weights became known; and their number."""
     with Store(folder / "experience.sqlite") as store:
         yield store, Registry(store).add(weights_digest(load(source).model), source, parents=[1]).number
+
+
+@contextmanager
+def half_released(
+    folder: Path, factor: float = 1.01, power: Power | None = None, plan: RolloutPlan = HALF
+) -> Iterator[tuple[Live, Store, int]]:
+    """A server, its store as another process has it, and a candidate that has half of the traffic, or as planned."""
+    new = other_weights(folder / "new", factor)
+    with Live(folder, slots=4) as live, elsewhere(folder, new) as (store, candidate):
+        Rollout(store).begin(candidate, plan, gate=SURE, power=power)
+        until(lambda: members(live) == [1, candidate])
+        yield live, store, candidate
 
 
 @contextmanager
@@ -77,6 +94,15 @@ def asked_all_the_while(live: Live, clients: int = 3) -> Iterator[Counter[int]]:
         ended.set()
         for thread in threads:
             thread.join()
+
+
+def break_(engine: Any) -> None:
+    """Whatever it is asked from now on."""
+
+    def step() -> list[Any]:
+        raise RuntimeError("NaN")
+
+    engine.step = step
 
 
 def by_version(store: Store) -> list[tuple[float, int, float]]:
@@ -144,19 +170,50 @@ def test_a_roll_back_takes_the_traffic_back(tmp_path: Path) -> None:
 
 def test_one_that_was_let_go_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "LINGER", 2.0)
-    with (
-        Live(tmp_path, slots=4) as live,
-        elsewhere(tmp_path, other_weights(tmp_path / "new")) as (store, candidate),
-    ):
+    with half_released(tmp_path) as (live, store, candidate):
         rollout = Rollout(store)
-        rollout.begin(candidate, HALF, gate=SURE)
-        until(lambda: members(live) == [1, candidate])
         member = live.d.fleet.of(candidate)
         rollout.act("roll back", "in haste")
         until(lambda: member.leaving)
         rollout.begin(candidate, HALF, gate=SURE)
         until(lambda: live.d.fleet.share(member) == 0.5)
         assert not member.leaving
+
+
+def test_one_that_is_taken_back_at_the_last_moment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last look at it and its end."""
+    monkeypatch.setattr(fleet, "LINGER", 0.01)
+    service: Any = SimpleNamespace(running=0, waiting=0, close=lambda: None)
+    one, other = (fleet.Member(Version(n, f"{n}" * 64, ""), APPRENTICE, service) for n in (1, 2))
+    both, sleep = fleet.Fleet(one), asyncio.sleep
+
+    async def overslept(seconds: float) -> None:
+        await sleep(2 * fleet.LINGER)
+        assert both.take_back(2)
+
+    both.add(other)
+    both.dismiss(2)
+    monkeypatch.setattr(asyncio, "sleep", overslept)
+    asyncio.run(both.emptied(other))
+    assert both.members == [one, other]
+
+
+def test_what_nobody_understands_does_not_end_the_following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def lost(events: object) -> None:
+        tried.append(events)
+        raise KeyError("version")
+
+    new = other_weights(tmp_path / "new")
+    with Live(tmp_path, slots=4) as live, elsewhere(tmp_path, new) as (store, candidate):
+        with monkeypatch.context() as patch:
+            patch.setattr(following, "course", lost)
+            Registry(store).note(1, "from a later version of the programme")
+            until(lambda: bool(tried))
+        assert answered_by(live.chat("?", max_tokens=1)) == 1
+        Rollout(store).begin(candidate, HALF, gate=SURE)
+        until(lambda: members(live) == [1, candidate])
 
 
 def test_one_that_cannot_be_loaded_is_rolled_back_and_the_release_goes_on(tmp_path: Path) -> None:
@@ -195,50 +252,43 @@ def test_what_lies_there_must_be_the_version(tmp_path: Path, what: str) -> None:
 
 
 def test_a_candidate_may_do_what_its_evidence_allows(tmp_path: Path) -> None:
-    tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
-    with (
-        Live(tmp_path, slots=4) as live,
-        elsewhere(tmp_path, other_weights(tmp_path / "new", 1.0001)) as (store, candidate),
-    ):
-        Rollout(store).begin(candidate, HALF, gate=SURE, power=Power(tokens=1, seconds=30.0, tools=()))
-        until(lambda: members(live) == [1, candidate])
+    power = Power(tokens=1, seconds=30.0, tools=())
+    with half_released(tmp_path, 1.0001, power) as (live, store, candidate):
         users = [f"u{n}" for n in range(16)]  # all of one version: 2 ** -15
         plain = [live.chat("A1 to C3", user=user, max_tokens=20, temperature=0) for user in users]
         made = {(answered_by(answer), answer.json()["usage"]["completion_tokens"]) for answer in plain}
         assert made == {(1, 2), (candidate, 1)}, "a word and its end, of which the candidate may say one"
-        armed = [live.chat("A1 to C3", user=user, max_tokens=2, tools=[tool]) for user in users]
+        armed = [live.chat("A1 to C3", user=user, max_tokens=2, tools=[TOOL]) for user in users]
         assert {answered_by(answer) for answer in armed} == {1}
         (turn,) = store.whole(armed[0].json()["episode_id"]).turns
         assert turn.spans[0].probability == 1, "no lot was drawn, whoever would have got the release"
-        unarmed = live.chat("A1", model=f"apprentice@{candidate}", tools=[tool], tool_choice="none", max_tokens=1)
+        unarmed = live.chat("A1", model=f"apprentice@{candidate}", tools=[TOOL], tool_choice="none", max_tokens=1)
         assert answered_by(unarmed) == candidate
-        refused = live.chat("A1", model=f"apprentice@{candidate}", tools=[tool], max_tokens=1)
+        refused = live.chat("A1", model=f"apprentice@{candidate}", tools=[TOOL], max_tokens=1)
         assert refused.status_code == 400 and refused.json()["error"]["code"] == "beyond_power"
+
+
+def test_a_candidate_with_nearly_all_of_the_traffic_is_not_the_release(tmp_path: Path) -> None:
+    with half_released(tmp_path, power=Power(tools=()), plan=replace(HALF, shares=(0.9, 1.0))) as (live, _, candidate):
+        users = [f"u{n}" for n in range(16)]  # all of the release: 10 ** -16
+        assert candidate in {answered_by(live.chat("?", user=user, max_tokens=1)) for user in users}
+        armed = [live.chat("?", user=user, max_tokens=1, tools=[TOOL]) for user in users]
+        assert {answered_by(answer) for answer in armed} == {1}
+        break_(live.d.fleet.of(candidate).service.engine)
+        assert {answered_by(live.chat("?", user=user, max_tokens=1)) for user in users} == {1}
+        assert live.http.get("/readyz").status_code == 200
 
 
 def test_a_candidate_whose_engine_fails_costs_nobody_an_answer(tmp_path: Path) -> None:
     """Who was asking it gets the release's answer, and so does everybody after."""
-
-    def break_(engine: Any) -> None:
-        def step() -> list[Any]:
-            raise RuntimeError("NaN")
-
-        engine.step = step
-
-    with (
-        Live(tmp_path, slots=4) as live,
-        elsewhere(tmp_path, other_weights(tmp_path / "new")) as (store, candidate),
-    ):
-        rollout = Rollout(store)
-        rollout.begin(candidate, HALF, gate=SURE)
-        until(lambda: members(live) == [1, candidate])
+    with half_released(tmp_path) as (live, store, candidate):
         break_(live.d.fleet.of(candidate).service.engine)
         answers = [live.chat("?", user=f"u{n}", max_tokens=1) for n in range(30)]  # all of one version: 2 ** -29
         assert {answered_by(answer) for answer in answers} == {1}
         assert len({answer.json()["system_fingerprint"] for answer in answers}) == 1
         until(lambda: bool(events(store, TROUBLE)))
         assert live.http.get("/readyz").status_code == 200
-        assert rollout.look([]).what == "roll back"
+        assert Rollout(store).look([]).what == "roll back"
 
 
 def test_changes_by_hand_hold_until_the_next_decision(tmp_path: Path) -> None:
