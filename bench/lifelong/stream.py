@@ -23,8 +23,9 @@ from journeyman.model.render import Renderer
 from journeyman.types import Trajectory
 
 BASE = "apprentice"
-PAST = ("hops,max_hops=1", *(f"maze,size=4,seed={building}" for building in (1000, 1001)))
-"""What the apprentice watched before the stream begins (recipes/apprentice.py): none of it is a job of the stream."""
+PAST = ("hops,max_hops=1",)
+"""What the apprentice watched before the stream begins (recipes/apprentice.py), but for mazes in other buildings: their
+rooms have the same names and other doors, so who goes on saying those cannot learn the stream's."""
 PAST_EPISODES = 300
 CREDIT = CreditConfig(rule="rloo", unit="turn")
 STEPS, TASKS, REPEATS = 3, 12, 4

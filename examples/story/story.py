@@ -1,9 +1,9 @@
-"""A learner in service, from its first day to its second release: `make story`, about ten minutes on two cores.
+"""A learner in service, from its first day to its second release: `make story`, about six minutes on two cores.
 
 A small model knows two jobs and is served. Users ask; after each answer they say whether it was right, and now and then
-what would have been. A third job appears, of which it knows nothing. It learns that job from what users say, is
-examined, is tried unseen beside the release, then on a few users, then on more, and becomes the release. A version that
-somebody has broken is proposed, and caught. All the while no request fails.
+what would have been. A version that somebody has damaged is proposed, and caught. Then a third job appears, of which
+the model knows nothing. It learns that job from what users say, is examined, is tried unseen beside the release, then
+on a few users, then on more, and becomes the release. All the while no request fails.
 
     python examples/story/story.py --run runs/story
     journeyman view runs/story                        look at it afterwards: the versions, the rollout, every episode
@@ -31,14 +31,16 @@ import torch
 from openai import OpenAI
 from rich.console import Console
 
-from journeyman import resolve
-from journeyman.model.load import load, save
+from journeyman import open_model, resolve
+from journeyman.model.load import save
 
 HERE = Path(__file__).parent
 LETTERS = HERE / "letters.py"
 OLD, NEW = (f"{LETTERS}:Sort", f"{LETTERS}:Reverse"), f"{LETTERS}:Rise"
 SHAPE = "tiny,width=64,layers=2,heads=2,vocab=300,positions=128"
 USERS, THREADS, PAUSE = 2000, 3, 0.2
+SEEN = 10
+"""Seconds that the new release is watched for."""
 CORRECTS = 0.5
 """How often a user who got a wrong answer says what would have been right."""
 NOISE = 0.2
@@ -183,7 +185,7 @@ def schooled(run: Path) -> None:
 def up(run: Path) -> tuple[subprocess.Popen[bytes], str]:
     """Serve it, and keep it learning."""
     port, admin = free(), free()
-    improver = ("--improve.threads", "1", "--improve.context", "128", "--improve.least", "1200", "--improve.look", "1")
+    improver = ("--improve.threads", "1", "--improve.context", "128", "--improve.least", "1600", "--improve.look", "1")
     exam = ("tasks", "400"), ("rounds", "20"), ("beside", "150")
     gate = (word for option, value in exam for word in (f"--improve.examination.{option}", value))
     release = ("--improve.release.shares", "0", "0.2", "0.5", "1")
@@ -210,7 +212,7 @@ def free() -> int:
 
 def broken(source: str, folder: Path) -> Path:
     """A copy whose weights somebody has damaged."""
-    loaded = load(source)
+    loaded = open_model(source)
     torch.manual_seed(0)
     with torch.no_grad():
         for weights in loaded.model.parameters():
@@ -230,14 +232,13 @@ def play(run: Path) -> None:
     try:
         for thread in threads:
             thread.start()
-        time.sleep(15)
+        say("a version that somebody has damaged is proposed")
+        journeyman("improve", run, "--propose", broken(str(run), run / "damaged")).wait()
+        watch.until("held back", minutes=4, crowd=crowd)
         crowd.jobs.append(NEW)
         say("[bold]a new job appears[/]: users ask for each letter's next one, and the model knows nothing of it")
-        first = watch.until("released", minutes=9, crowd=crowd)
-        say("a version that somebody has damaged is proposed")
-        damaged = broken(str(run / "candidates" / f"{first['version']:04d}"), run / "damaged")
-        journeyman("improve", run, "--propose", damaged).wait()
-        watch.until("held back", minutes=4, crowd=crowd)
+        watch.until("released", minutes=9, crowd=crowd)
+        time.sleep(SEEN)
     finally:
         crowd.ending.set()
         for thread in threads:
