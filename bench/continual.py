@@ -8,8 +8,8 @@ The model is the apprentice. A stage is one job: it imitates demonstrations (80 
 then practises on its own episodes by RLOO (3 steps of 12 tasks, 4 episodes each), then is examined on all six jobs'
 split `test`. The jobs are of four kinds, two of them twice: a later job may gain by an earlier one of its kind. The
 second order is the first one backwards. What is remembered from before the stream are the apprentice's own successes at
-a job that it watched in its making (hops of one lookup); of a job of the stream, all of its demonstrations. The ways are in bench/lifelong/strategies.py; `joint` learns all six at once, with as many updates and
-episodes of each.
+a job that it watched in its making (hops of one lookup); of a job of the stream, all of its demonstrations. The ways
+are in bench/lifelong/strategies.py; `joint` learns all six at once, with as many updates and episodes of each.
 
 Transfer is as Avalanche defines it (journeyman/exam/transfer.py). Figures without a suffix are those of the library's
 default, `replay`, which was chosen on the jobs' splits `valid` (docs/LOG.md); the averages on `valid` are under
