@@ -60,8 +60,8 @@ from journeyman.types import Message, StepResult, Task
 ALPHABET = "abcdefgh"
 SHAPE, CONTEXT = "tiny,width=32,layers=1,heads=2,vocab=290,positions=64", 64
 CLIENTS, PAUSE, AGAIN = 4, 0.05, 0.2
-APART = (1.0, 20.0)
-"""Seconds from one kill of a process to the next, at least and at most."""
+APART = {"server": (1.0, 20.0), "improver": (1.0, 60.0)}
+"""Seconds from one kill of a process to the next, at least and at most: the improver needs some to get anywhere."""
 LATE = 5.0
 """Seconds within which a server has followed the log."""
 CONFIG = ImproveConfig(
@@ -211,7 +211,7 @@ class Killer:
         """All of the kills."""
         rng = random.Random(self.seed)
         for number in range(self.kills):
-            time.sleep(rng.uniform(*APART))
+            time.sleep(rng.uniform(*APART[self.process.log.stem]))
             doing = (done(self.run) or ["starting"])[-1]
             self.during[doing] += 1
             self.process.kill()

@@ -25,5 +25,7 @@ export function lineage(versions) {
   const width = 60 + (known.length - 1) * APART;
   const words = known.map((one) => `${one.version}${one.parents.length ? ` of ${one.parents.join(" and ")}` : ""}`).join(", ");
   const high = y + HIGH + 20;
-  return h("figure", { class: "lineage" }, s("svg", { viewBox: `0 0 ${width} ${high}`, width, height: high, role: "img", "aria-label": `Versions and what they were made of: ${words}` }, lines, nodes));
+  const figure = h("figure", { class: "lineage" }, s("svg", { viewBox: `0 0 ${width} ${high}`, role: "img", "aria-label": `Versions and what they were made of: ${words}` }, lines, nodes));
+  figure.style.maxWidth = `${width}px`;
+  return figure;
 }
