@@ -73,7 +73,7 @@ CONFIG = ImproveConfig(
     look=0.5,
     context=CONTEXT,
     practice=PracticeSteps(rounds=1, tasks=64, repeats=1, rehearsal=64, looks=100),
-    examination=ExaminationConfig(tasks=200, rounds=4, beside=40, tries=2, parts=4),
+    examination=ExaminationConfig(tasks=200, rounds=4, beside=40, tries=2, parts=100),
     gate=GateConfig(
         ability=0.1, audit=0.1, calibration=0.3, inside=0.3, abstention=0.3, generalization=0.4, search=0.6, drift=0.9
     ),
@@ -84,7 +84,7 @@ CONFIG = ImproveConfig(
 class Spell(Job):
     """Say the letter that is so many further on."""
 
-    splits = {"train": 20_000, "test": 20_000}  # noqa: RUF012
+    splits = {"train": 20_000, "test": 100_000}  # noqa: RUF012
     max_reply_tokens = 4
 
     def __init__(self, name: str, by: int) -> None:
@@ -206,6 +206,8 @@ class Killer:
     seed: int
     during: Counter[str] = field(default_factory=Counter[str])
     """What the improver did at that moment."""
+    died: int = 0
+    """How often it was dead already."""
 
     def work(self) -> None:
         """All of the kills."""
@@ -213,6 +215,7 @@ class Killer:
         for number in range(self.kills):
             time.sleep(rng.uniform(*APART[self.process.log.stem]))
             doing = (done(self.run) or ["starting"])[-1]
+            self.died += not self.process.alive
             self.during[doing] += 1
             self.process.kill()
             self.process.start()
@@ -339,6 +342,7 @@ def played(run: Path, kills: int, seed: int) -> Told:
         "changed_versions": (len(changed_weights(book)), "versions"),
         "store_problems": (len(problems), "problems"),
         "requests_refused": (len(users.faults), "requests"),
+        "died_by_themselves": (sum(killer.died for killer in killers), "times"),
     }
     did = {
         "kills": {"server": kills, "improver": kills, "seconds": seconds},

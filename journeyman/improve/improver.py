@@ -52,6 +52,10 @@ from journeyman.run import experience_of, folder_of, locked, read_config
 from journeyman.serve.weights import beginning, opened, registered
 from journeyman.stages import Record
 
+WORN = (
+    "{parts} candidates were examined, as many as there are parts of the held-out tasks: no other could be. Give the jobs "
+    "new held-out tasks (a split, a seed), or release by hand (journeyman release begin)"
+)
 REMEMBERED = 2048
 """Of the learning run's newest episodes, those that earlier jobs are remembered by."""
 
@@ -76,6 +80,7 @@ class Improver:
     ended: int = 0
     _spoken: dict[str, int] = field(default_factory=dict[str, int])
     _seen: int = 0
+    _worn: bool = False
 
     def __post_init__(self) -> None:
         self.registry, self.rollout, self.tail = Registry(self.store), Rollout(self.store), Tail(self.store)
@@ -125,6 +130,11 @@ class Improver:
             beginning(self.registry, open_model(self.source), self.home / "serve", follows=True)
             return
         if self._waiting_since(standing.tried) < self.config.least:
+            return
+        if self.jobs and standing.judged >= self.config.examination.parts:
+            if not self._worn:
+                self._worn = True
+                yield told("worn out", why=WORN.format(parts=self.config.examination.parts))
             return
         yield from self._learn(standing, standing.release)
 
@@ -264,17 +274,21 @@ class Improver:
         yield told("examining", version=standing.candidate, jobs=[s.job.name for s in subjects])
         judgement: Judgement | None = None
         going = self._pace(time.monotonic())
-        for judgement in examination.rounds():
-            yield told(
-                "examining",
-                version=standing.candidate,
-                episodes=examination.episodes,
-                verdict=str(judgement.verdict),
-                shown=len(judgement.of(Verdict.PASS)),
-                claims=len(judgement.findings),
-            )
-            if not going() or not self.standing().goes_on(standing):
-                return
+        try:
+            for judgement in examination.rounds():
+                yield told(
+                    "examining",
+                    version=standing.candidate,
+                    episodes=examination.episodes,
+                    verdict=str(judgement.verdict),
+                    shown=len(judgement.of(Verdict.PASS)),
+                    claims=len(judgement.findings),
+                )
+                if not going() or not self.standing().goes_on(standing):
+                    return
+        except UsageError as error:  # the held-out tasks are used up
+            yield from self._drop(standing.candidate, f"{error.mistake}: {error.reason}")
+            return
         assert judgement is not None
         self.registry.attach(standing.candidate, judgement.as_dict())
         reasons = [f"{f.aspect}, {f.reason}" for f in judgement.findings if f.verdict is not Verdict.PASS]

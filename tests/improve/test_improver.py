@@ -349,6 +349,22 @@ def test_a_damaged_version_is_held_back(place: Place, tmp_path: Path) -> None:
     assert place.standing().doing is Doing.WAITING and place.standing().release == 1
 
 
+def test_held_out_tasks_are_used_up_and_nothing_more_is_learned(place: Place, tmp_path: Path) -> None:
+    config = replace(QUICK, examination=replace(QUICK.examination, parts=1))
+    source, where = str(place.source), place.store.where
+    propose(source, where, other(place, tmp_path / "first"), "")
+    improver = place.improver(config, patience(300))
+    going = improver.run()
+    until(going, "judged")
+    until(going, "held back")
+    place.serve(OLD, config.least)
+    propose(source, where, other(place, tmp_path / "second", 1.002), "")
+    assert "asked for 40 of part 2" in until(going, "held back")[-1]["why"]
+    seen = list(going)
+    assert [r["what"] for r in seen] == ["worn out"] and "held-out" in seen[0]["why"]
+    assert place.standing().doing is Doing.WAITING
+
+
 def test_it_rests_when_told_to(place: Place) -> None:
     source = str(place.source)
     order(source, place.store.where, "pause", "a demonstration")
