@@ -53,8 +53,8 @@ from journeyman.serve.weights import beginning, opened, registered
 from journeyman.stages import Record
 
 WORN = (
-    "{parts} candidates were examined, as many as there are parts of the held-out tasks: no other could be. Give the jobs "
-    "new held-out tasks (a split, a seed), or release by hand (journeyman release begin)"
+    "{parts} candidates were examined, as many as there are parts of the held-out tasks: no other could be. Give the "
+    "jobs new held-out tasks (a split, a seed), or release by hand (journeyman release begin)"
 )
 REMEMBERED = 2048
 """Of the learning run's newest episodes, those that earlier jobs are remembered by."""
