@@ -8,8 +8,9 @@ The model is the apprentice. A stage is one job: it imitates demonstrations (80 
 then practises on its own episodes by RLOO (3 steps of 12 tasks, 4 episodes each), then is examined on all six jobs'
 split `test`. The jobs are of four kinds, two of them twice: a later job may gain by an earlier one of its kind. The
 second order is the first one backwards. What is remembered from before the stream are the apprentice's own successes at
-a job that it watched in its making (hops of one lookup); of a job of the stream, all of its demonstrations. The ways
-are in bench/lifelong/strategies.py; `joint` learns all six at once, with as many updates and episodes of each.
+jobs that it watched in its making (hops of one lookup; mazes in other buildings, until the stream's maze, which they
+contradict); of a job of the stream, all of its demonstrations. The ways are in bench/lifelong/strategies.py; `joint`
+learns all six at once, with as many updates and episodes of each.
 
 Transfer is as Avalanche defines it (journeyman/exam/transfer.py). Figures without a suffix are those of the library's
 default, `replay`, which was chosen on the jobs' splits `valid` (docs/LOG.md); the averages on `valid` are under
@@ -35,7 +36,7 @@ import torch
 from bench.common import FOLDER, Results, parser
 from bench.lifelong.picture import draw
 from bench.lifelong.strategies import STRATEGIES, Stand, joint, learner_of
-from bench.lifelong.stream import BASE, CHAPTERS, ORDERS, imitate, past, shown, success
+from bench.lifelong.stream import BASE, CHAPTERS, CONTRADICTED, ORDERS, imitate, past, shown, success
 from journeyman.exam.transfer import average_accuracy, backward_transfer, forward_transfer
 from journeyman.model.load import load
 from journeyman.model.render import Renderer
@@ -88,6 +89,8 @@ def streamed(way: str, order: Sequence[str], seed: int, place: Path) -> Run:
         def look(_: float, name: str = name, sixth: list[float] = sixth) -> None:
             sixth.append(success(stand.policy, [name], stand.renderer, "test")[0])
 
+        for contradicted in CONTRADICTED.get(name, ()):
+            stand.memory.pop(contradicted, None)
         STRATEGIES[way](stand, name, seed, look if last else None)
         run.matrix.append(
             [success(stand.policy, [name], stand.renderer, "test", share)[0] for name, share in asked(order, number)]

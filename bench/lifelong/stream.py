@@ -23,9 +23,12 @@ from journeyman.model.render import Renderer
 from journeyman.types import Trajectory
 
 BASE = "apprentice"
-PAST = ("hops,max_hops=1",)
-"""What the apprentice watched before the stream begins (recipes/apprentice.py), but for mazes in other buildings: their
-rooms have the same names and other doors, so who goes on saying those cannot learn the stream's."""
+BUILDINGS = tuple(f"maze,size=4,seed={building}" for building in (1000, 1001))
+PAST = ("hops,max_hops=1", *BUILDINGS)
+"""What the apprentice watched before the stream begins (recipes/apprentice.py): none of it is a job of the stream."""
+CONTRADICTED: Mapping[str, Sequence[str]] = {"maze": BUILDINGS}
+"""What is remembered no longer once a job is met: rooms of the same names have other doors there. Until then, it keeps
+the skill of finding a way."""
 PAST_EPISODES = 300
 CREDIT = CreditConfig(rule="rloo", unit="turn")
 STEPS, TASKS, REPEATS = 3, 12, 4
