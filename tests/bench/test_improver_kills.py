@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,11 @@ def test_a_release_and_its_rollout_belong_together(events: list[Event]) -> None:
 
 
 def test_a_version_answers_only_with_a_share(events: list[Event]) -> None:
-    begun = next(e.at for e in events if e.topic == "rollout")
-    before, after = begun - 100, events[-1].at + 100
-    spread = [Event(e.topic, e.data, e.id, before - 2 * LATE if e.at < begun else e.at, e.number) for e in events]
-    good = [Answered("x", 1, before, before), Answered("y", 2, begun, begun + 1), Answered("z", 2, after, after)]
+    begun = next(e for e in events if e.topic == "rollout")
+    before, after = begun.at - 100, events[-1].at + 100
+    early = [replace(e, at=before - 2 * LATE) for e in events if e.number < begun.number]
+    spread = [*early, *events[len(early) :]]
+    good = [Answered("x", 1, before, before), Answered("y", 2, begun.at, begun.at + 1), Answered("z", 2, after, after)]
     assert astray(good, spread) == []
     bad = [Answered("x", 2, before, before), Answered("y", 1, after, after)]
     assert astray(bad, spread) == ["version 2 answered x", "version 1 answered y"]
