@@ -1,6 +1,7 @@
 """An agent that knows nothing of Journeyman learns by another base_url: held-out success before and after.
 
     python -m bench.agent --seeds 0 1 2         three runs
+    python -m bench.agent --seeds 0 --keep F --start F/watched      go on where a run with --keep F was stopped
     python -m bench.agent --quick               one learning step, ten tasks at each exam
 
 The agent is examples/agent/agent.py, written against the `openai` package alone, with a tool and several turns; a
@@ -16,7 +17,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,10 @@ def schooled(folder: Path) -> Path:
     return out
 
 
-def learned(start: Path, tasks: Path, seed: int, folder: Path, quick: bool) -> float:
-    """One run; its seconds."""
+def learned(start: Path, tasks: Path, seed: int, folder: Path, quick: bool) -> None:
+    """One run, or what is missing of it."""
     steps, held_out = (1, 10) if quick else (STEPS, HELD_OUT)
     python = Path(sys.executable)
-    begun = time.monotonic()
     journeyman(
         *("learn", "--agent", f"{python} {EXAMPLE / 'agent.py'}", "--tasks", tasks),
         *("--grade", f"{python} {EXAMPLE / 'grade.py'}", "--model", start, "--run", folder, "--context", "512"),
@@ -56,10 +55,9 @@ def learned(start: Path, tasks: Path, seed: int, folder: Path, quick: bool) -> f
         *("--agent.at-once", "4"),
         *("--rollout.seconds-per-step", "300"),  # the machine may be busy with something else
     )
-    return time.monotonic() - begun
 
 
-def record(results: Results, seed: int, folder: Path, seconds: float) -> None:
+def record(results: Results, seed: int, folder: Path) -> None:
     """The figures of one seed."""
     steps = [r for r in read_lines(folder / "metrics.jsonl") if r["kind"] == "learn"]
     exams = read_lines(folder / "exams.jsonl")
@@ -72,7 +70,7 @@ def record(results: Results, seed: int, folder: Path, seconds: float) -> None:
         keys = ("step", "split", "success", "low", "high", "tasks")
         shown += [{key: exam[key] for key in keys} for exam in (before, after)]
     results.sample("agent_attempts", seed, steps[-1]["trajectories"], "attempts")
-    results.sample("agent_seconds", seed, seconds, "s", bounds=(0, float("inf")))
+    results.sample("agent_seconds", seed, steps[-1]["seconds"], "s", bounds=(0, float("inf")))
     (name,) = (key for key in steps[0] if key.endswith("/success"))
     curve = [[step["trajectories"], step[name]] for step in steps]
     results.detail(f"seed {seed}", {"curve": curve, "exams": shown})
@@ -104,21 +102,22 @@ def draw(seeds: dict[str, Any], file: Path) -> None:
 def main() -> None:
     asked = parser(__doc__)
     asked.add_argument("--start", type=Path, help="what an earlier run of this script schooled; else it is made")
-    asked.add_argument("--keep", type=Path, help="folder for the runs, to look into them; by default they are deleted")
+    asked.add_argument("--keep", type=Path, help="folder for the runs, to look into them and to go on after a stop")
     options = asked.parse_args()
     results = Results("agent", seeds=options.seeds, quick=options.quick)
     with tempfile.TemporaryDirectory() as place:
         folder = options.keep or Path(place)
-        tasks = Path(place) / "workshop.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        tasks = folder / "workshop.jsonl"
         with tasks.open("w") as file:
             subprocess.run([sys.executable, EXAMPLE / "tasks.py"], stdout=file, check=True)
-        start = options.start or schooled(Path(place))
+        start = options.start or schooled(folder)
         for seed in options.seeds:
-            seconds = learned(start, tasks, seed, folder / f"seed-{seed}", options.quick)
-            record(results, seed, folder / f"seed-{seed}", seconds)
-    written = json.loads(results.write().read_text())
-    if not options.quick:
-        draw(written["details"], FOLDER / "agent.png")
+            learned(start, tasks, seed, folder / f"seed-{seed}", options.quick)
+            record(results, seed, folder / f"seed-{seed}")
+            written = json.loads(results.write().read_text())
+            if not options.quick:
+                draw(written["details"], FOLDER / "agent.png")
 
 
 if __name__ == "__main__":
