@@ -44,6 +44,6 @@ def draw(found: Mapping[tuple[int, int], Compared], ways: Sequence[str], best: s
         axis.spines[:].set_visible(False)
     for axis in list(axes.flat)[len(ways) :]:
         axis.set_axis_off()
-    figure.suptitle("solved of each job's held-out tasks (%)", fontsize=10, x=0.01, ha="left", color="0.3")
-    figure.savefig(file, dpi=150)
+    figure.suptitle("solved of each job's held-out tasks (%)", fontsize=10, x=0.01, y=1.04, ha="left", color="0.3")
+    figure.savefig(file, dpi=150, bbox_inches="tight")
     plt.close(figure)
