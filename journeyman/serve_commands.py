@@ -59,9 +59,7 @@ class View:
         try:
             from journeyman.serve.viewer import look_at
         except ModuleNotFoundError as error:
-            raise UsageError(
-                "the viewer needs more", reason=str(error), fix="pip install 'journeyman[serve]'"
-            ) from error
+            raise needs_serve("the viewer", error) from error
         from journeyman.store_commands import open_store
 
         def ready(address: str) -> None:

@@ -53,10 +53,10 @@ def _copied(client: Any, book: Book, name: str) -> list[str]:
             client.set_model_version_tag(name, known.version, tag, value[:LONGEST])
         _judged(client, book, version, known.run_id)
     standing = book.aliases
-    for alias in ALIASES:
-        if alias in standing:
-            client.set_registered_model_alias(name, alias, numbers[standing[alias]])
-        elif alias in client.get_registered_model(name).aliases:
+    for alias, number in standing.items():
+        client.set_registered_model_alias(name, alias, numbers[number])
+    for alias in client.get_registered_model(name).aliases:
+        if alias in ALIASES and alias not in standing:
             client.delete_registered_model_alias(name, alias)
     return list(numbers.values())
 

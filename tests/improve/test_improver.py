@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.improver_kills import Spell
 from journeyman.errors import RunError, UsageError
 from journeyman.experience import Feedback, ServedTurn, Store, VersionSpan, uuid7
 from journeyman.improve import ImproveConfig, PracticeSteps, ReleaseSteps, improve
@@ -22,7 +23,6 @@ from journeyman.improve.evidence import Evidence
 from journeyman.improve.improver import Improver, order, propose, standing
 from journeyman.improve.standing import Doing, Standing
 from journeyman.improve.study import Student, prefer_of
-from journeyman.jobs.base import Env, Job
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.prefer import Pair
@@ -36,43 +36,16 @@ from journeyman.release.examine import ExaminationConfig
 from journeyman.release.gate import GateConfig
 from journeyman.release.gather import Player
 from journeyman.stages import Record
-from journeyman.types import Message, StepResult, Task, Trajectory
-
-LETTERS = "abcdefgh"
+from journeyman.types import Trajectory
 
 
-class Spell(Job):
-    """The next letter, or the one before."""
+class Few(Spell):
+    """With fewer tasks."""
 
     splits = {"train": 4000, "test": 4000}  # noqa: RUF012
-    max_reply_tokens = 4
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def task(self, split: str, index: int) -> Task:
-        letter, number = self.rng(split, index).integers((len(LETTERS), 10_000)).tolist()
-        shown = f"{self.name} {LETTERS[letter]} {number}"
-        step = 1 if self.name == "next" else -1
-        answer = LETTERS[(letter + step) % len(LETTERS)]
-        return Task(self.name, split, index, (Message("user", shown),), {"answer": answer})
-
-    def env(self, task: Task) -> Spelled:
-        return Spelled(task.data["answer"])
 
 
-class Spelled(Env):
-    def __init__(self, answer: str) -> None:
-        self.answer = answer
-
-    def step(self, reply: str) -> StepResult:
-        return StepResult(reward=float(reply.strip() == self.answer), terminated=True)
-
-    def expert(self) -> str:
-        return self.answer
-
-
-OLD, NEW = Spell("next"), Spell("before")
+OLD, NEW = Few("next", 1), Few("before", -1)
 CONFIG = ImproveConfig(
     least=40,
     imitation=300,
