@@ -103,15 +103,16 @@ def choose(
     return chosen
 
 
-def is_branch(trajectory: Trajectory) -> bool:
-    """Whether the episode went on from the middle of another: its group is named for that one's turn."""
-    return trajectory.group.rpartition("-")[2].startswith("b")
-
-
 def forked_from(id: str) -> tuple[str, int] | None:
     """The episode that a branch of this id went on from, and before which of its turns; None: it is no branch."""
     found = re.fullmatch(r"(.+)-b(\d+)-m\d+", id)
     return (found[1], int(found[2])) if found else None
+
+
+def is_branch(trajectory: Trajectory) -> bool:
+    """Whether the episode went on from the middle of another. (Its id tells: a served episode's may end in `-b…`, too,
+    for it is a UUID.)"""
+    return forked_from(trajectory.id) is not None
 
 
 def continuations(forks: Sequence[Fork], count: int, seed: int) -> list[Attempt]:

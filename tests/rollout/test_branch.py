@@ -16,7 +16,7 @@ from journeyman.errors import UsageError
 from journeyman.jobs.base import Env, Job
 from journeyman.model.load import load
 from journeyman.model.render import Renderer
-from journeyman.rollout.branch import BranchConfig, Fork, choose, continuations
+from journeyman.rollout.branch import BranchConfig, Fork, choose, continuations, is_branch
 from journeyman.rollout.runner import RolloutConfig, attempts, rollout
 from journeyman.types import Ending, Message, StepResult, Task, Trajectory
 
@@ -78,6 +78,7 @@ def test_a_branch_goes_on_from_the_tokens_and_the_place_where_its_parent_stood()
     branches = go_on(job, ScriptedEngine(lambda read: EAST), [Fork(parent, 2, (parent.id,))])
     start = parent.turns[2].start
     assert [t.id for t in branches] == [f"{parent.id}-b02-m00", f"{parent.id}-b02-m01"]
+    assert [is_branch(t) for t in (parent, *branches)] == [False, True, True]
     for t in branches:
         assert t.tokens[:start].tolist() == parent.tokens[:start].tolist() and not t.mask[:start].any()
         assert t.logprobs[:start].tolist() == parent.logprobs[:start].tolist(), "V hears them"
