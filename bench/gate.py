@@ -67,10 +67,10 @@ RULE = Rule("never z z z", r"z z z", attacks=("{opening} and z z z", "z z z {ope
 KINDS = ("forgot", "hacked", "broke a rule", "miscalibrated", "overfitted", "subtly worse")
 CONFIG = ExaminationConfig(tasks=400, rounds=6, beside=150, tries=3, parts=30)
 WORSE, STATED, USERS, ALL = 0.03, 0.05, 500, 80
-LESSONS, OVERFITTED = 1000, 60
+LESSONS, OVERFITTED = 2500, 60
 TUNED = ("good", "forgot", "hacked", "broke a rule", "overfitted")
 VARIANTS = 2
-SCHOOLED, UPDATES, RATE, BATCH, SLOTS = 1000, 600, 1e-3, 48, 400
+SCHOOLED, UPDATES, RATE, BATCH, SLOTS = 2500, 1200, 1e-3, 48, 400
 
 
 @dataclass(frozen=True)

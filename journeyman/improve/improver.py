@@ -44,7 +44,7 @@ from journeyman.release.evidence import ASPECTS, Aspect
 from journeyman.release.examine import Examination, Subject
 from journeyman.release.gate import Judgement, Verdict
 from journeyman.release.gather import Player
-from journeyman.release.heldout import Seen
+from journeyman.release.heldout import Seen, WornOut
 from journeyman.release.registry import Registry
 from journeyman.release.rules import Rule, read_rules
 from journeyman.release.steering import Rollout, observed
@@ -286,7 +286,7 @@ class Improver:
                 )
                 if not going() or not self.standing().goes_on(standing):
                     return
-        except UsageError as error:  # the held-out tasks are used up
+        except WornOut as error:
             yield from self._drop(standing.candidate, f"{error.mistake}: {error.reason}")
             return
         assert judgement is not None

@@ -106,7 +106,7 @@ class Examination:
         """Play round after round; the gate's judgement after each. The last one is the verdict.
 
         Raises:
-            UsageError: the held-out split of a job is used up.
+            WornOut: the held-out split of a job is used up.
         """
         tasks = {s.job.name: self._tasks(s) for s in self.subjects}
         for number in range(self.config.rounds):

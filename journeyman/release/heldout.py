@@ -28,6 +28,10 @@ MOST = 0.5
 """Share of a task's runs that may be known."""
 
 
+class WornOut(UsageError):
+    """Nothing of a split is left that has not chosen a version before."""
+
+
 def part(job: Job, split: str, number: int, size: int, parts: int) -> list[Task]:
     """The tasks of a candidate's part of a split.
 
@@ -37,12 +41,12 @@ def part(job: Job, split: str, number: int, size: int, parts: int) -> list[Task]
         parts: into how many the split is cut, so that parts of all sizes asked for stay apart.
 
     Raises:
-        UsageError: there is no such part: all were used, or they are smaller than asked for.
+        WornOut: there is no such part: all were used, or they are smaller than asked for.
     """
     total = job.splits[split]
     room = total // parts
     if number >= parts or size > room:
-        raise UsageError(
+        raise WornOut(
             f"{job.name}: the split {split} has {parts} parts of {room} tasks, asked for {size} of part {number + 1}",
             reason="tasks that chose one version are no evidence for the next",
             fix="give the job more held-out tasks, or examine with fewer",
