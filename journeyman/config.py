@@ -111,6 +111,9 @@ class LearnConfig:
     """What is examined before and after, on all splits."""
     exam_every: int = 0
     """Steps between exams on the splits that `exam` names, or else on `test` alone; 0: none in between."""
+    cooldown: float = 0.0
+    """Share of the steps, at the end, in which the policy's learning rate falls to 0 (2404.06395, section 4): Adam
+    moves as far on noise as on signal, and near the top there is little else. 0: it stays as it is."""
     checkpoint_every: int = 10
     """Steps between checkpoints."""
     lag: int = 0
@@ -140,6 +143,8 @@ class LearnConfig:
             left_open = name in LEFT_OPEN and getattr(self, name) == AUTO
             if getattr(self, name) < least and not left_open:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.cooldown <= 1:
+            raise UsageError(f"cooldown must be a share of the steps, 0 to 1, got {self.cooldown}")
         if self.lag not in (0, 1):
             raise UsageError(f"lag must be 0 or 1, got {self.lag}")
         if self.branch.share and not self.uses_value:
@@ -203,6 +208,11 @@ class LearnConfig:
     def uses_value(self) -> bool:
         """Whether the credit rule needs a value function."""
         return self.credit.rule not in CRITIC_FREE
+
+    def pace(self, step: int) -> float:
+        """Which share of its learning rate the policy learns at in a step."""
+        cooling = self.cooldown * self.steps
+        return min(1.0, (self.steps - step) / cooling) if cooling else 1.0
 
     @property
     def school_updates(self) -> int:

@@ -33,7 +33,7 @@ from journeyman.run import RunFolder
 from journeyman.stages import Record
 
 
-def learn(config: LearnConfig, folder: Path, player: Player | None = None) -> Iterator[Record]:
+def learn(config: LearnConfig, folder: Path | str, player: Player | None = None) -> Iterator[Record]:
     """Begin or continue the run in `folder`; yields each log record as it is written.
 
     Args:
@@ -42,6 +42,7 @@ def learn(config: LearnConfig, folder: Path, player: Player | None = None) -> It
     Raises:
         RunError, UsageError, CheckpointError, StoreError: as their messages say.
     """
+    folder = Path(folder)
     jobs = stages.check(config, folder, player)
     config = settled(config, jobs.values())
     may_change = frozenset({"steps", "threads", "rollout.workers"})
@@ -74,7 +75,7 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         if usable and step >= config.warmup and s.teacher is None:
             played = stages.learned_from(s, sharpened(usable, found))
             advantages = assign(played, config.credit, trusted)
-            metrics |= s.learner.update_policy(played, advantages, rng)
+            metrics |= s.learner.update_policy(played, advantages, rng, config.pace(step))
             stages.publish(s)
         metrics |= stages.imitate(s, episodes, rng)
         stages.remember(s, lived)

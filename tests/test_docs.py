@@ -53,6 +53,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken, f"{page.relative_to(ROOT)} points to what is not there: {broken}"
 
 
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert "steps=40)" in code
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("steps=40)", "steps=1, exam=jm.ExamConfig(tasks=4))"), {})
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("maze,size=4 ") and told[-1] == "runs/maze/report.html" and Path(told[-1]).exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
 def test_make_targets_exist(page: Path) -> None:
     made = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -53,3 +53,11 @@ def test_nothing_stays_open_and_settling_again_changes_nothing(job) -> None:  # 
 def test_below_auto_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} must be at least ., got -2"):
         LearnConfig(("maze",), **{name: -2})  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_may_fall_at_the_end() -> None:
+    config = LearnConfig(("maze",), steps=8, cooldown=0.5)
+    assert [config.pace(step) for step in range(8)] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert {LearnConfig(("maze",), steps=8).pace(step) for step in range(8)} == {1.0}
+    with pytest.raises(UsageError, match=r"cooldown must be a share of the steps, 0 to 1, got 1\.5"):
+        LearnConfig(("maze",), cooldown=1.5)

@@ -14,7 +14,7 @@ from journeyman.stages import Record
 __all__ = ["AgentPlayer", "learn"]
 
 
-def learn(config: LearnConfig, folder: Path) -> Iterator[Record]:
+def learn(config: LearnConfig, folder: Path | str) -> Iterator[Record]:
     """:func:`journeyman.loop.learn` for a configuration with an agent.
 
     Raises:

@@ -176,9 +176,13 @@ class Learner:
     # -- learning --------------------------------------------------------------------------------------
 
     def update_policy(
-        self, trajectories: Sequence[Trajectory], advantages: Sequence[FloatArray], rng: np.random.Generator
+        self,
+        trajectories: Sequence[Trajectory],
+        advantages: Sequence[FloatArray],
+        rng: np.random.Generator,
+        pace: float = 1.0,
     ) -> Metrics:
-        """Move the policy; returns means over tokens (docs/metrics.md)."""
+        """Move the policy, at `pace` times its learning rate; returns means over tokens (docs/metrics.md)."""
         if self.config.normalize:
             advantages = _normalized(trajectories, advantages)
         mismatch: Metrics = {}
@@ -201,7 +205,7 @@ class Learner:
                 for name, amount in metrics.items():
                     sums[name] += amount
             tokens += count
-            norms.append(self.step_policy())
+            norms.append(self.step_policy(pace))
             if (sums["policy/kl_old"] - kl_before) / count > self.config.max_kl:
                 stopped = 1.0
                 break
@@ -276,10 +280,10 @@ class Learner:
         optimizer.step(scale)
         return {"loss": total / count, "tokens": float(sum(len(t) for t in trajectories))}
 
-    def step_policy(self) -> float:
+    def step_policy(self, pace: float = 1.0) -> float:
         """Move the policy along the gradient that was accumulated, and what its keepers add; the gradient's norm."""
         self._keep()
-        return self.policy_optimizer.step()
+        return self.policy_optimizer.step(pace)
 
     def start_again(self) -> None:
         """Make the policy the reference again: all that it has learned since is forgotten."""
@@ -385,10 +389,6 @@ def _normalized(trajectories: Sequence[Trajectory], advantages: Sequence[FloatAr
     ]
 
 
-Schedule = Callable[[float], float]
-"""From the share of the way done to the share of the peak learning rate."""
-
-
 def linear_decay(share: float) -> float:
-    """From 1 to 0 in a straight line."""
+    """From the share of the way done to the share of the peak learning rate: from 1 to 0 in a straight line."""
     return max(1.0 - share, 0.0)

@@ -8,11 +8,12 @@ A *keeper* adds to the policy's gradient before each of its updates, whether the
     ewc      weight * sum_i F_i / 2 (w_i - w*_i)^2, elastic weight consolidation (1612.00796, equation 3), F the Fisher
              information summed over earlier jobs and w* the last release's weights (1805.06370, section 4)
 
-Replay and kl draw from each earlier job alike, however much of it is kept, and both are means over jobs of means over
-tokens: a puzzle of five tokens counts as much as a walk of fifty. Two more ways need no keeper: adapters that begin
-anew with each job and are merged at its end (model/lora.py), and *consolidation*: learn the new job in a copy,
-forgetting what will be forgotten, then distil the copy and the last release into one (learn/distill.py; progress and
-compress, 1805.06370). What each keeps is measured in docs/continual.md.
+Replay and kl are means over jobs of means over tokens: a puzzle of five tokens counts as much as a walk of fifty. kl
+draws from each job alike, however much of it is kept; by default replay draws, and weighs, jobs of which more is kept
+more: what took more lessons to learn takes more to keep. Two more ways need no keeper: adapters that begin anew with
+each job and are merged at its end (model/lora.py), and *consolidation*: learn the new job in a copy, forgetting what
+will be forgotten, then distil the copy and the last release into one (learn/distill.py; progress and compress,
+1805.06370). What each keeps is measured in docs/continual.md.
 """
 
 from __future__ import annotations
@@ -49,39 +50,42 @@ def memory_of(episodes: Iterable[Trajectory], count: int = 4096) -> dict[str, li
 
 
 EACH = 6
-"""Episodes of each earlier job beside every update."""
+"""Episodes of each earlier job beside every update, on average."""
+POWER = 0.5
+"""Of remembered episodes, to which a job's share is proportional (1901.07291, section 3.1, takes languages by it)."""
 
 
 def keepers(release: Decoder, memory: Memory, *, seed: int) -> list[Keeper]:
-    """The default way, for `learner.keepers`: replay in which each earlier job counts as much as what is learned now,
-    so that the objective is that of learning all of them together.
+    """The default way, for `learner.keepers`: replay in which earlier jobs count on average as much as what is learned
+    now, so that the objective is that of learning all of them together.
 
     Args:
         release: the model before what is learned now; it must not change.
         memory: of earlier jobs only; without episodes nothing is kept.
     """
     count = sum(bool(episodes) for episodes in memory.values())
-    return [replay(memory, weight=count, batch=EACH * count, seed=seed)] if count else []
+    return [replay(memory, weight=count, batch=EACH * count, power=POWER, seed=seed)] if count else []
 
 
-def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, seed: int = 0) -> Keeper:
+def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, power: float = 0.0, seed: int = 0) -> Keeper:
     """Say again what was said: give it episodes that succeeded.
 
     Args:
         memory: what is drawn from; demonstrations, or the policy's own successes.
         weight: of all earlier jobs together.
         batch: episodes in one update, over all jobs.
+        power: a job counts as its number of episodes to this power; 0: all jobs alike.
     """
 
     def keep(learner: Learner) -> None:
-        chosen = drawn(memory, batch, (seed, learner.updates))
-        said: Counter[str] = Counter()
+        chosen = drawn(memory, batch, (seed, learner.updates), power)
+        count, said = Counter(t.task.job for t in chosen), Counter[str]()
         for t in chosen:
             said[t.task.job] += len(t.actions)
         for rows in micro_batches(chosen, learner.token_budget):
             part = [chosen[i] for i in rows]
             logprobs, _ = learner.logprobs(learner.policy, collate(part, device=learner.device))
-            shares = [weight / (len(said) * said[t.task.job]) for t in part for _ in t.actions]
+            shares = [weight * count[t.task.job] / (len(chosen) * said[t.task.job]) for t in part for _ in t.actions]
             (-logprobs * logprobs.new_tensor(shares)).sum().backward()
 
     return keep
@@ -148,14 +152,21 @@ def elastic(anchor: Anchor, *, weight: float = 1.0) -> Keeper:
     return keep
 
 
-def drawn(memory: Memory, count: int, place: tuple[int, ...]) -> list[Trajectory]:
-    """`count` episodes, as many of each job as of any other, give or take one.
+def drawn(memory: Memory, count: int, place: tuple[int, ...], power: float = 0.0) -> list[Trajectory]:
+    """`count` episodes: of each job as many as of any other, or in proportion to a power of how many are kept of it,
+    give or take one.
 
     Args:
         place: what the draw follows from.
     """
     rng = np.random.default_rng(place)
-    names = [name for name in memory if memory[name]]
-    turns = [names[i] for i in rng.permutation(len(names))]
-    jobs = [turns[i % len(turns)] for i in range(count)] if turns else []
-    return [memory[name][int(rng.integers(len(memory[name])))] for name in jobs]
+    jobs = [episodes for episodes in memory.values() if episodes]
+    if not jobs:
+        return []
+    sizes = np.array([len(episodes) for episodes in jobs], float) ** power
+    ends = np.cumsum(sizes / sizes.sum()) * count
+    ends[-1] = count
+    each = np.diff(np.floor(ends + rng.random()), prepend=0).astype(int)
+    return [
+        episodes[int(rng.integers(len(episodes)))] for episodes, n in zip(jobs, each, strict=True) for _ in range(n)
+    ]

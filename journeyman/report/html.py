@@ -17,7 +17,7 @@ from journeyman.report.traces_html import legend, stories_html
 from journeyman.report.words import count, duration, esc, interval, listed, percent, plural
 
 
-def write_report(run_folder: Path, pieces: Pieces | None = None) -> Path:
+def write_report(run_folder: Path | str, pieces: Pieces | None = None) -> Path:
     """Write `report.html` into a run folder, replacing the one before at once.
 
     Args:
@@ -28,9 +28,9 @@ def write_report(run_folder: Path, pieces: Pieces | None = None) -> Path:
     Raises:
         RunError: the folder is no run.
     """
-    run = read_run(run_folder)
-    page = render_page(run, pieces or own_pieces(run_folder))
-    path = run_folder / "report.html"
+    folder = Path(run_folder)
+    page = render_page(read_run(folder), pieces or own_pieces(folder))
+    path = folder / "report.html"
     draft = path.with_suffix(".html.new")
     draft.write_text(page, "utf-8", errors="replace")
     draft.replace(path)

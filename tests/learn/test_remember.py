@@ -63,6 +63,13 @@ def test_jobs_are_drawn_alike_however_much_is_kept_of_each() -> None:
     assert drawn({}, 8, (0, 1)) == []
 
 
+def test_jobs_of_which_more_is_kept_are_drawn_more_often() -> None:
+    memory = {"a": A * 16, "b": B}
+    counts = [Counter(t.task.job for t in drawn(memory, 6, (0, n), 0.5)) for n in range(400)]
+    assert {sum(c.values()) for c in counts} == {6} and {c["b"] for c in counts} == {1, 2}
+    assert np.mean([c["b"] for c in counts]) == pytest.approx(6 / 5, abs=0.06), "4 to 1"
+
+
 def test_the_newest_successes_are_worth_remembering() -> None:
     failed = replace(B[0], outcome=Outcome(0.0, Ending.TERMINATED))
     kept = memory_of([*A, failed, *B], count=4)
