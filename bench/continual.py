@@ -4,9 +4,9 @@
     python -m bench.continual --ways naive kl          some of the ways, or others
     python -m bench.continual --quick                  two jobs, two ways
 
-The model is the apprentice. A stage is one job: it imitates demonstrations (80 or 300 updates with 32 of them each),
+The model is the apprentice. A stage is one job: it imitates demonstrations (80 or 500 updates with 32 of them each),
 then practises on its own episodes by RLOO (3 steps of 12 tasks, 4 episodes each), then is examined on all six jobs'
-split `test`. The jobs are of four kinds, two of them twice: a later job may gain by an earlier one of its kind. The
+split `test`. The jobs are of five kinds, one of them twice: a later job may gain by an earlier one of its kind. The
 second order is the first one backwards. What is remembered from before the stream are the apprentice's own successes at
 jobs that it watched in its making (hops of one lookup; mazes in other buildings, until the stream's maze, which they
 contradict); of a job of the stream, all of its demonstrations. The ways are in bench/lifelong/strategies.py; `joint`

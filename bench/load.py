@@ -18,7 +18,7 @@ is measured, but for the engine alone.
     tiny      random weights, 0.8 million parameters and a V: the work is nearly all the server's own
     smollm2   SmolLM2-135M, a small language model; V would have to be learned first, and there is none
 
-Writes bench/results/load.json and load.png.
+Writes bench/results/load.json and load.png. Figures without a suffix are SmolLM2's.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def note(results: Results, subject: Subject, clients: int, found: Sequence[Round
     row["share_of_engine"] = statistics.median(one["on"].tokens / one["engine"].tokens for one in found)
     percent, low, high = cost(found)
     row["logging_cost_percent"] = percent
-    label = "" if subject.name == "tiny" else f"_{subject.name}"
+    label = "" if subject.name == "smollm2" else f"_{subject.name}"
     results.figure(f"logging_cost_percent_{clients}{label}", percent, "percent", low=low, high=high)
     results.figure(f"requests_per_second_{clients}{label}", row["requests_on"], "requests/s")
     results.figure(f"tokens_per_second_{clients}{label}", row["tokens_on"], "tokens/s")

@@ -1,6 +1,7 @@
 """Four specialists become one model of the same size: what is left of each one's gain, by method.
 
-    python -m bench.merge --seeds 0 1 2        about four minutes a seed on one core; interrupted, it goes on
+    python -m bench.merge --seeds 0 1 2        about half an hour a seed on one core; interrupted, it goes on
+    python -m bench.merge --methods distill ram
     python -m bench.merge --quick              two specialists, little of each
 
 The base is the apprentice after a glimpse of all four jobs, so that it knows a little of each. A specialist is the base
@@ -64,6 +65,8 @@ DISTILLATIONS: Mapping[str, DistillConfig] = {
     "played": DistillConfig(watched=0, steps=100),
 }
 METHODS = [*CHOICES, *DISTILLATIONS]
+DEFAULT = "distill"
+"""What `journeyman merge` does unless another method is named."""
 LITTLE = replace(DistillConfig(), watched=100, steps=2, school=SchoolConfig(updates=10))
 """To see that it works."""
 
@@ -132,7 +135,7 @@ def distilled(models: Mapping[str, Path], jobs: Sequence[str], config: DistillCo
     return success(load(out), jobs, "test") | {"seconds": seconds}
 
 
-def measure(seed: int, jobs: Sequence[str], little: bool, cache: Path) -> dict[str, Success]:
+def measure(seed: int, jobs: Sequence[str], methods: Sequence[str], little: bool, cache: Path) -> dict[str, Success]:
     """Success on `test` of the base, each specialist on its own job, and of each method's model on all."""
     measured = Measured(cache / f"seed{seed}-{'-'.join(jobs)}.json")
     base = load(taught_a_little(cache))
@@ -143,11 +146,12 @@ def measure(seed: int, jobs: Sequence[str], little: bool, cache: Path) -> dict[s
         for name, model in models.items()
     }
     paths = {name: cache / f"{name}-{seed}" / "model" for name in jobs}
-    for name, usual in DISTILLATIONS.items():
-        config, out = LITTLE if little else usual, cache / f"{name}-{seed}-merged"
-        table[name] = measured.get(f"test {config}", lambda c=config, o=out: distilled(paths, jobs, c, seed, o))
-    for method in CHOICES:
-        table[method] = by_weights(list(models.values()), base, method, jobs, seed, measured)
+    for method in methods:
+        if method in CHOICES:
+            table[method] = by_weights(list(models.values()), base, method, jobs, seed, measured)
+            continue
+        config, out = LITTLE if little else DISTILLATIONS[method], cache / f"{method}-{seed}-merged"
+        table[method] = measured.get(f"test {config}", lambda c=config, o=out: distilled(paths, jobs, c, seed, o))
     return table
 
 
@@ -162,36 +166,42 @@ def shown(found: Success) -> str:
     return "  ".join(f"{job} {share:.1%}" for job, share in found.items())
 
 
-def record(results: Results, tables: Mapping[int, Mapping[str, Success]], jobs: Sequence[str]) -> None:
+def record(
+    results: Results, tables: Mapping[int, Mapping[str, Success]], jobs: Sequence[str], methods: Sequence[str]
+) -> None:
     """Figures of all seeds measured so far."""
     for seed, table in tables.items():
-        for method in METHODS:
+        for method in methods:
             by_job = {job: kept(table, method, job) for job in jobs}
             for job, percent in by_job.items():
                 results.sample(f"retained_gain_percent_{method}_{job}", seed, percent, "percent")
             results.sample(f"retained_gain_percent_{method}", seed, float(np.mean(list(by_job.values()))), "percent")
-        for method in DISTILLATIONS:
-            results.sample(f"seconds_{method}", seed, table[method]["seconds"], "s")
-    means = {j: float(np.mean([kept(t, "distill", j) for t in tables.values()])) for j in jobs}
-    results.figure("retained_gain_percent_min", min(means.values()), "percent")
-    for method, config in DISTILLATIONS.items():
+            if method in DISTILLATIONS:
+                results.sample(f"seconds_{method}", seed, table[method]["seconds"], "s")
+    if DEFAULT in methods:
+        means = {j: float(np.mean([kept(t, DEFAULT, j) for t in tables.values()])) for j in jobs}
+        results.figure("retained_gain_percent_min", min(means.values()), "percent")
+    for method in set(methods) & set(DISTILLATIONS):
+        config = DISTILLATIONS[method]
         episodes = (config.watched + config.steps * config.tasks) * len(jobs)
         results.figure(f"episodes_{method}", episodes, "episodes")
     results.detail("success", {str(seed): table for seed, table in tables.items()})
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    command = parser(__doc__)
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    options = command.parse_args()
     torch.set_num_threads(1)
     jobs = ["maze", "hops"] if options.quick else list(SPECIALTIES)
     tables: dict[int, dict[str, Success]] = {}
     for seed in options.seeds:  # what is written is complete after each
-        tables[seed] = measure(seed, jobs, options.quick, CACHE)
+        tables[seed] = measure(seed, jobs, options.methods, options.quick, CACHE)
         results = Results("merge", seeds=sorted(tables), quick=options.quick)
-        record(results, tables, jobs)
+        record(results, tables, jobs, options.methods)
         results.write()
         if not options.quick:
-            every = {m: {j: [kept(t, m, j) for t in tables.values()] for j in jobs} for m in METHODS}
+            every = {m: {j: [kept(t, m, j) for t in tables.values()] for j in jobs} for m in options.methods}
             draw(every, FOLDER / "merge.png")
 
 

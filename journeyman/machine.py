@@ -36,6 +36,13 @@ def prepare() -> None:
         torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
+def leave_a_core() -> None:
+    """Let arithmetic that is called from this thread leave a core to other threads: those of a team wait for each other
+    by spinning, and where one has lost its core to somebody else, all burn theirs until it is back."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(cores() - 1, 1))
+
+
 def cores() -> int:
     """Cores that this process may use: what it is bound to, and no more than its control group's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

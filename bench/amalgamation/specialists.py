@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from bench.common import ROOT
 from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
 from journeyman.jobs import resolve
@@ -45,13 +46,12 @@ class Specialty:
     """At each of them; more where a split has few tasks."""
 
 
+LETTERS = ROOT / "examples" / "story" / "letters.py"
 SPECIALTIES: Mapping[str, Specialty] = {
     "maze": Specialty("maze,size=5", 20, 400, 150, 2, 120, attempts=4),
     "hops": Specialty("hops,min_hops=2", 20, 500, 60, 2, 250),
-    "countdown": Specialty("countdown,numbers=2,largest=9,largest_target=20", 1000, 4000, 500, 2, 500),
-    "chain_sum": Specialty(
-        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 1000, 4000, 800, 2, 500
-    ),
+    "sort": Specialty(f"{LETTERS}:Sort", 1000, 4000, 800, 2, 500),
+    "reverse": Specialty(f"{LETTERS}:Reverse", 1000, 4000, 800, 2, 500),
 }
 
 

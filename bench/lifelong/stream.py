@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from bench.common import ROOT
 from journeyman.engine.native import NativeEngine
 from journeyman.exam.exam import ExamConfig, examine
 from journeyman.jobs import resolve
@@ -49,15 +50,14 @@ class Chapter:
     """In an exam."""
 
 
+LETTERS = ROOT / "examples" / "story" / "letters.py"
 CHAPTERS: Mapping[str, Chapter] = {
     "hops2": Chapter("hops,min_hops=2,max_hops=2", 500, 80, 150),
-    "puzzles": Chapter("countdown,numbers=2,largest=9,largest_target=20", 4000, 300, 250),
+    "sort": Chapter(f"{LETTERS}:Sort", 4000, 500, 250),
     "maze": Chapter("maze,size=4", 168, 80, 48),
     "hops3": Chapter("hops,min_hops=3", 500, 80, 150),
-    "puzzles_larger": Chapter("countdown,numbers=2,largest=12,largest_target=40", 4000, 300, 250),
-    "sums": Chapter(
-        "reasoning_gym:chain_sum,max_terms=2,min_digits=1,max_digits=1,max_reply_tokens=16", 4000, 300, 250
-    ),
+    "reverse": Chapter(f"{LETTERS}:Reverse", 4000, 500, 250),
+    "rise": Chapter(f"{LETTERS}:Rise", 4000, 500, 250),
 }
 ORDERS: Sequence[Sequence[str]] = (tuple(CHAPTERS), tuple(CHAPTERS)[::-1])
 

@@ -32,7 +32,7 @@ class Letters(Job):
 
     max_turns = 1
     max_reply_tokens = 16
-    splits = {"train": 100_000, "test": 100_000}  # noqa: RUF012 (as Job has it)
+    splits = {"train": 100_000, "valid": 100_000, "test": 100_000}  # noqa: RUF012 (as Job has it)
 
     def __init__(self, kind: str, leaky: bool = False) -> None:
         self.kind, self.leaky, self.name = kind, leaky, kind

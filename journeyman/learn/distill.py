@@ -53,7 +53,7 @@ class DistillConfig:
     """Updates in one step."""
     watched: int = 4000
     """Episodes of each teacher whose successes the student is shown before it plays; 0: none."""
-    school: SchoolConfig = field(default_factory=lambda: SchoolConfig(updates=600, batch=16))
+    school: SchoolConfig = field(default_factory=lambda: SchoolConfig(updates=2000, batch=16))
     """How it learns from them, a `batch` of each teacher in one update; `demonstrations` is not used."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
     """The policy's, while it plays; a learning rate that is not given is half that of trial and error: at twice, with

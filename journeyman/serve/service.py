@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from journeyman import machine
 from journeyman.engine.base import Engine, Finish, Reply, Sampling
 from journeyman.model.decoder import Decoder
 from journeyman.prefixes import under_way
@@ -155,6 +156,10 @@ class Asked:
     first: float | None = None
 
 
+SMALL = 10_000_000
+"""Parameters below which a step is so short that waiting for a core which the event loop has would be most of it."""
+
+
 @dataclass(eq=False)
 class _Loan:
     """Slots that somebody else wants to use, through :meth:`Service.call`."""
@@ -271,6 +276,8 @@ class Service:
     # -- the thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        if sum(p.numel() for p in self.judge.learner.policy.parameters()) < SMALL:
+            machine.leave_a_core()
         while self._going:
             try:
                 self._listen()

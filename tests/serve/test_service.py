@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from journeyman import machine
 from journeyman.engine.base import Engine, Sampling
 from journeyman.engine.fake import ScriptedEngine
 from journeyman.serve.judge import Judge
@@ -50,6 +52,24 @@ def service(request: pytest.FixtureRequest) -> Any:
     yield service
     service.close()
     assert not service.alive
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, 3), ("2", 2)])
+def test_a_small_model_leaves_a_core_to_those_who_ask(
+    given: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    service = Service(native(judged()), JUDGE)
+    try:
+        assert service.call(torch.get_num_threads).result() == threads
+    finally:
+        service.close()
+        torch.set_num_threads(before)
 
 
 def test_many_at_once_say_what_each_says_alone(service: Service) -> None:
