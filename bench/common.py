@@ -41,6 +41,8 @@ from scipy.stats import t as student_t
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "bench" / "results"
+LETTERS = ROOT / "examples" / "story" / "letters.py"
+"""Small jobs with more different held-out prompts than anybody asks."""
 NAME = re.compile(r"[A-Za-z][\w.:,=+-]*")
 PACKAGES = ("journeyman", "torch", "transformers", "numpy")
 

@@ -29,7 +29,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,8 +37,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import ROOT, Results, parser
+from bench.common import LETTERS, ROOT, Results, parser
 from journeyman.exam.stats import mean_interval
+from journeyman.jobs.user import load_class
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.learn.school import SchoolConfig, demonstrate, school
@@ -57,8 +57,7 @@ from journeyman.release.rollout import Observed, Phase, RolloutPlan, State, deci
 from journeyman.release.rules import Rule
 from journeyman.types import Ending, Outcome, Task, Trajectory, Turn
 
-sys.path.append(str(ROOT / "examples" / "story"))
-from letters import Letters
+Letters: Any = load_class(str(LETTERS), "Letters")
 
 FOLDER = ROOT / "runs" / "gate"
 OLD, NEW = (Letters("sort"), Letters("reverse")), Letters("rise")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bench.common import ROOT
+from bench.common import LETTERS
 from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
 from journeyman.jobs import resolve
@@ -46,7 +46,6 @@ class Specialty:
     """At each of them; more where a split has few tasks."""
 
 
-LETTERS = ROOT / "examples" / "story" / "letters.py"
 SPECIALTIES: Mapping[str, Specialty] = {
     "maze": Specialty("maze,size=5", 20, 400, 150, 2, 120, attempts=4),
     "hops": Specialty("hops,min_hops=2", 20, 500, 60, 2, 250),

@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from bench.common import ROOT
+from bench.common import LETTERS
 from journeyman.engine.native import NativeEngine
 from journeyman.exam.exam import ExamConfig, examine
 from journeyman.jobs import resolve
@@ -50,7 +50,6 @@ class Chapter:
     """In an exam."""
 
 
-LETTERS = ROOT / "examples" / "story" / "letters.py"
 CHAPTERS: Mapping[str, Chapter] = {
     "hops2": Chapter("hops,min_hops=2,max_hops=2", 500, 80, 150),
     "sort": Chapter(f"{LETTERS}:Sort", 4000, 500, 250),
