@@ -49,22 +49,21 @@ def memory_of(episodes: Iterable[Trajectory], count: int = 4096) -> dict[str, li
     return {job: list(newest) for job, newest in kept.items()}
 
 
-EACH = 6
-"""Episodes of each earlier job beside every update, on average."""
+EACH, WEIGHT = 12, 0.5
+"""Of each earlier job, on average: episodes beside every update, and how much it counts beside what is learned now."""
 POWER = 0.5
 """Of remembered episodes, to which a job's share is proportional (1901.07291, section 3.1, takes languages by it)."""
 
 
 def keepers(release: Decoder, memory: Memory, *, seed: int) -> list[Keeper]:
-    """The default way, for `learner.keepers`: replay in which earlier jobs count on average as much as what is learned
-    now, so that the objective is that of learning all of them together.
+    """The default way, for `learner.keepers`: replay in which an earlier job counts half as much as the new one.
 
     Args:
         release: the model before what is learned now; it must not change.
         memory: of earlier jobs only; without episodes nothing is kept.
     """
     count = sum(bool(episodes) for episodes in memory.values())
-    return [replay(memory, weight=count, batch=EACH * count, power=POWER, seed=seed)] if count else []
+    return [replay(memory, weight=WEIGHT * count, batch=EACH * count, power=POWER, seed=seed)] if count else []
 
 
 def replay(memory: Memory, *, weight: float = 1.0, batch: int = 16, power: float = 0.0, seed: int = 0) -> Keeper:
