@@ -177,6 +177,7 @@ def schooled(run: Path) -> None:
     say("a model of 0.1 million weights learns two jobs: to sort letters, and to reverse them")
     school = ("--school.demonstrations", "2000", "--school.updates", "1000", "--school.batch", "48")
     size = ("--model", SHAPE, "--context", "128", "--steps", "6", "--exam.tasks", "200")
+    run.parent.mkdir(parents=True, exist_ok=True)
     with (run.parent / f"{run.name}.log").open("w") as log:
         if journeyman("learn", *OLD, "--run", run, *school, *size, stdout=log, stderr=log).wait():
             raise SystemExit(f"it did not learn: see {log.name}")
