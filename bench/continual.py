@@ -99,7 +99,9 @@ def streamed(way: str, order: Sequence[str], seed: int, place: Path) -> Run:
         if last:
             run.sixth, run.valid = sixth, success(stand.policy, order, stand.renderer, "valid", VALID_SHARE)
         place.mkdir(parents=True, exist_ok=True)
-        torch.save({"policy": stand.policy.state_dict(), "anchor": stand.anchor, "memory": stand.memory}, state)
+        draft = state.with_suffix(".new")
+        torch.save({"policy": stand.policy.state_dict(), "anchor": stand.anchor, "memory": stand.memory}, draft)
+        draft.replace(state)
         write_atomically(log, json.dumps(run.__dict__))
     return run
 
