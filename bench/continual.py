@@ -1,6 +1,6 @@
 """One model meets six jobs one after another: what it knows of each after each, by way of remembering.
 
-    python -m bench.continual --seeds 0 1 2            two orders; half a minute to a minute for each way, on one core
+    python -m bench.continual --seeds 0 1 2            two orders; three to eight minutes for each way, on one core
     python -m bench.continual --ways naive kl          some of the ways, or others
     python -m bench.continual --quick                  two jobs, two ways
 

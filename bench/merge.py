@@ -181,10 +181,10 @@ def record(
     if DEFAULT in methods:
         means = {j: float(np.mean([kept(t, DEFAULT, j) for t in tables.values()])) for j in jobs}
         results.figure("retained_gain_percent_min", min(means.values()), "percent")
-    for method in set(methods) & set(DISTILLATIONS):
-        config = DISTILLATIONS[method]
-        episodes = (config.watched + config.steps * config.tasks) * len(jobs)
-        results.figure(f"episodes_{method}", episodes, "episodes")
+    for method, config in DISTILLATIONS.items():
+        if method in methods:
+            episodes = (config.watched + config.steps * config.tasks) * len(jobs)
+            results.figure(f"episodes_{method}", episodes, "episodes")
     results.detail("success", {str(seed): table for seed, table in tables.items()})
 
 

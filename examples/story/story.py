@@ -1,4 +1,4 @@
-"""A learner in service, from its first day to its second release: `make story`, six to nine minutes on two cores.
+"""A learner in service, from its first day to its second release: `make story`, five to nine minutes on two cores.
 
 A small model knows two jobs and is served. Users ask; after each answer they say whether it was right, and now and then
 what would have been. A version that somebody has damaged is proposed, and caught. Then a third job appears, of which

@@ -29,6 +29,8 @@ from journeyman.serve.judge import Judge
 from journeyman.types import BoolArray, FloatArray, IntArray
 
 T = TypeVar("T")
+SMALL = 10_000_000
+"""Parameters below which a step is so short that waiting for a core which the event loop has would be most of it."""
 Cut = Literal["timeout", "cancelled"]
 """A reply ended because its time was over, or because nobody wanted it any more."""
 
@@ -154,10 +156,6 @@ class Asked:
     seats: int = 1
     seated: float | None = None
     first: float | None = None
-
-
-SMALL = 10_000_000
-"""Parameters below which a step is so short that waiting for a core which the event loop has would be most of it."""
 
 
 @dataclass(eq=False)
