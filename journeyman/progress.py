@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,25 @@ from journeyman.stages import Record
 
 console = Console(stderr=True)
 
+QUIET_SECONDS = 30.0
+"""Where no bar can move, as in a log file, a line says how far it is after so long."""
+
+
+class _Bars:
+    """What is going on, as bars; where output is no terminal, as a line now and then."""
+
+    def __init__(self, bar: Progress, totals: Mapping[str, int]) -> None:
+        self._bar, self._totals = bar, totals
+        self._tasks = {name: bar.add_task(name, total=total, visible=False, note="") for name, total in totals.items()}
+        self._said = time.monotonic()
+
+    def show(self, name: str, done: int, note: str) -> None:
+        """`done` of the whole is done."""
+        self._bar.update(self._tasks[name], completed=done, visible=True, note=note)
+        if not console.is_terminal and time.monotonic() - self._said >= QUIET_SECONDS:
+            self._said = time.monotonic()
+            console.print(f"{name} {done} of {self._totals[name]}  {note}", highlight=False)
+
 
 def default_folder(config: LearnConfig) -> Path:
     """runs/<jobs>-<model>, in letters that a folder may have."""
@@ -37,13 +57,12 @@ def follow(records: Iterable[Record], config: LearnConfig, folder: Path, as_json
         return
     console.print(f"run [bold]{folder}[/]: learning {', '.join(config.jobs)} with {config.model}", highlight=False)
     with _bar() as bar:
-        schooling = bar.add_task("school", total=config.school_updates, visible=False, note="")
-        learning = bar.add_task("learn", total=config.steps, visible=False, note="")
+        bars = _Bars(bar, {"school": config.school_updates, "learn": config.steps})
         for record in records:
             if record["kind"] == "school":
-                bar.update(schooling, completed=record["step"] + 1, visible=True, note=f"loss {record['loss']:.3f}")
+                bars.show("school", record["step"] + 1, f"loss {record['loss']:.3f}")
             elif record["kind"] == "learn":
-                bar.update(learning, completed=record["step"], visible=True, note=_note(record, config))
+                bars.show("learn", record["step"], _note(record, config))
             else:
                 bar.console.print(exam_line(record), highlight=False)
 
@@ -51,11 +70,12 @@ def follow(records: Iterable[Record], config: LearnConfig, folder: Path, as_json
 def follow_school(records: Iterable[Record], updates: int, as_json: bool) -> None:
     """The same for schooling alone."""
     with _bar() as bar:
-        schooling = bar.add_task("school", total=updates, visible=not as_json, note="")
+        bars = _Bars(bar, {"school": updates})
         for record in records:
             if as_json:
                 print(json.dumps(record), flush=True)
-            bar.update(schooling, completed=record["step"] + 1, note=f"loss {record['loss']:.3f}")
+            else:
+                bars.show("school", record["step"] + 1, f"loss {record['loss']:.3f}")
 
 
 def print_lines(records: Iterable[Mapping[str, Any]]) -> None:
