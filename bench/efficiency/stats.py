@@ -94,14 +94,19 @@ def paired_ratio(pairs: Sequence[tuple[Reached, Reached]]) -> Ratio:
 def median_ratio(jobs: Sequence[Sequence[tuple[Reached, Reached]]]) -> Ratio:
     """The median over jobs of their ratios; the bootstrap draws the seeds of each job anew, and the jobs stay.
 
+    A median may be known where not all that it is taken of is: of "at least 4", 3 and "at most 2" it is 3.
+
     Raises:
         ValueError: there is no job, or one without a pair.
     """
     if not jobs or not all(jobs):
         raise ValueError("a ratio needs a job, and each job a pair of runs")
     logs = [np.log([baseline.cost / method.cost for baseline, method in pairs]) for pairs in jobs]
-    value = float(np.exp(np.median([log.mean() for log in logs])))
-    bound = combined([_bound(*pair) for pairs in jobs for pair in pairs])
+    means = [(log.mean(), combined([_bound(*pair) for pair in pairs])) for log, pairs in zip(logs, jobs, strict=True)]
+    least = np.median([mean if bound in ("exact", "at least") else -np.inf for mean, bound in means])
+    most = np.median([mean if bound in ("exact", "at most") else np.inf for mean, bound in means])
+    bound, middle = _known(float(least), float(most), float(np.median([mean for mean, _ in means])))
+    value = float(np.exp(middle))
     if min(map(len, logs)) < 2:
         return Ratio(value, None, None, bound)
     low, high = bootstrap(logs, lambda means: np.exp(np.median(means, axis=0)))
@@ -130,6 +135,15 @@ def combined(bounds: Sequence[Bound]) -> Bound:
     if not unsure:
         return "exact"
     return unsure.pop() if len(unsure) == 1 else "unclear"
+
+
+def _known(least: float, most: float, seen: float) -> tuple[Bound, float]:
+    """What can be said of a figure that lies between these two, infinite where nothing limits it."""
+    if least == most:
+        return "exact", least
+    if np.isfinite(least):
+        return "at least", least
+    return ("at most", most) if np.isfinite(most) else ("unclear", seen)
 
 
 def _bound(baseline: Reached, method: Reached) -> Bound:

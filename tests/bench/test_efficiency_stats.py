@@ -106,6 +106,17 @@ def test_the_median_over_jobs() -> None:
     assert median_ratio(both) == Ratio(*[pytest.approx(2)] * 3, "exact"), "half-way between them, as ratios go"
 
 
+def test_a_median_may_be_known_where_its_extremes_are_not() -> None:
+    never = Reached(1000, censored=True)
+    at_least_ten, three, at_most_half = [(never, Reached(100))], exact((300, 100)), [(Reached(500), never)]
+    assert median_ratio([at_least_ten, three, at_most_half]) == Ratio(pytest.approx(3), None, None, "exact")
+    assert median_ratio([at_least_ten, three, at_least_ten]) == Ratio(pytest.approx(10), None, None, "at least")
+    assert median_ratio([at_most_half, three, at_most_half]) == Ratio(pytest.approx(0.5), None, None, "at most")
+    assert median_ratio([at_least_ten, at_most_half]).bound == "unclear"
+    wide = median_ratio([[(Reached(200, censored=True), Reached(100))], three, [(Reached(500), Reached(100, True))]])
+    assert wide == Ratio(pytest.approx(2), None, None, "at least"), "between 2 and 5"
+
+
 def test_no_runs_have_no_ratio() -> None:
     for jobs in ([], [exact((1, 1)), []]):
         with pytest.raises(ValueError, match="needs a job"):
