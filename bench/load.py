@@ -268,12 +268,16 @@ def note(results: Results, subject: Subject, clients: int, found: Sequence[Round
 
 
 def draw(results: Results) -> None:
-    """Tokens/s and waiting times by clients."""
+    """Tokens/s and waiting times by clients, of the models that met several numbers of them."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     from journeyman.report import palette
 
-    tables: dict[str, Any] = json.loads(results.path.read_text())["details"]["by_clients"]
+    measured: dict[str, Any] = json.loads(results.path.read_text())["details"]["by_clients"]
+    tables = {name: rows for name, rows in measured.items() if len(rows) > 1}
+    if not tables:
+        return
     blue, orange = palette.BEAD.hex(1.0), palette.BEAD.hex(0.0)
     picture, axes = plt.subplots(1, 2 * len(tables), figsize=(5 * len(tables) * 1.4, 3.8), layout="constrained")
     for place, (name, rows) in enumerate(tables.items()):
@@ -291,6 +295,8 @@ def draw(results: Results) -> None:
         axis.set(xscale="log", yscale="log", xlabel="clients")
         axis.set_xticks(CLIENTS, [str(count) for count in CLIENTS])
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.legend(frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     picture.savefig(FOLDER / f"{results.path.stem}.png", dpi=130)
