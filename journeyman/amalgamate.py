@@ -106,7 +106,7 @@ def distill(
     learner = _learner(pupil, list(loaded.values()), jobs, config)
     engine = native_engine(learner, slots=SLOTS, context=pupil.model.config.max_positions)
     renderer, models = Renderer(pupil.tokenizer), {name: teacher.model for name, teacher in loaded.items()}
-    credit, started = _settled(jobs).credit, time.monotonic()
+    credit, started = settled(LearnConfig(jobs=tuple(jobs)), jobs.values()).credit, time.monotonic()
     if config.watched:
         shown = watch(learner, renderer, jobs, models, config.school, config.watched, seed=seed)
         for number, metrics in enumerate(shown):
@@ -188,14 +188,9 @@ def _learner(
     """With a V where the student has one, or all teachers have: it is taught from the student's own outcomes."""
     policy: Decoder = deepcopy(pupil.model)
     optimizer = config.optimizer.fitted(policy.config.hidden_size, 0.5)
-    update = replace(_settled(jobs).update, policy=optimizer)
+    update = UpdateConfig(policy=optimizer)
     kinds = [t.value.config for t in teachers if t.value is not None]
     value = deepcopy(pupil.value)
     if value is None and len(kinds) == len(teachers):
         value = ValueFunction.start(kinds[0], policy)
     return Learner(policy, value, update, keep_reference=False)
-
-
-def _settled(jobs: Mapping[str, Job]) -> LearnConfig:
-    """What suits the jobs."""
-    return settled(LearnConfig(jobs=tuple(jobs)), jobs.values())

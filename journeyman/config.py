@@ -33,6 +33,8 @@ TURNS = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, l
 """Credit of jobs with several turns. docs/value.md has the reasons."""
 ONE_TURN = CreditConfig(rule="blend", unit="token")
 """Credit of jobs with one turn."""
+NEGATIVE = 0.1
+"""Weight of advantages below 0 where V stands in for a group (`update.loss.negative`)."""
 WARMUP = 256
 """Episodes of a job from which V learns before the policy does, where it is trusted from the start (`gae`)."""
 
@@ -235,8 +237,9 @@ class LearnConfig:
 def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
     """The configuration with everything in it that was left open: what measured best for such jobs (docs/value.md).
 
-    With several turns and a V, each task is played once in a step, steps are small, and policy and V learn again from
-    the last ones. Otherwise episodes are compared with their group: tasks are played eight times and learned from once.
+    With several turns and a V, each task is played once in a step, steps are small, policy and V learn again from the
+    last ones, and the policy hardly learns from what went worse than expected. Otherwise episodes are compared with
+    their group: tasks are played eight times and learned from once, from better and worse alike.
     """
     jobs = list(jobs)
     credit, several = config.credit, any(job.max_turns > 1 for job in jobs)
@@ -257,8 +260,11 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
         "value_warmup": -(-WARMUP // (tasks * repeats)) if credit.rule == "gae" else 0,
     }
     left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}
+    update = config.update
+    if alone and update.loss.negative is None:
+        update = replace(update, loss=replace(update.loss, negative=NEGATIVE))
     agent = config.agent
     for job in jobs:
         if isinstance(job, AgentJob):
             agent = replace(job.config, digest=job.digest)
-    return replace(config, credit=credit, agent=agent, **left_open)
+    return replace(config, credit=credit, update=update, agent=agent, **left_open)

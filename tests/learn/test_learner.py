@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from journeyman.errors import UsageError
 from journeyman.learn.batch import collate, micro_batches
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig, policy_loss
@@ -114,6 +115,24 @@ def test_clipping_stops_the_gradient_only_where_it_should() -> None:
     assert (logprobs.grad != 0).tolist() == [False, True, True, False]
     assert loss.item() == pytest.approx(-(1.3 - 1.5 + 0.5 - 0.8))
     assert metrics["policy/clip_fraction"] == 2
+
+
+@pytest.mark.parametrize("negative", [None, 1.0, 0.1, 0.0])
+def test_what_went_worse_than_expected_counts_as_much_as_it_is_to(negative: float | None) -> None:
+    logprobs = torch.tensor([-0.5, -0.5, -0.5]).requires_grad_()
+    advantages, zeros = torch.tensor([2.0, -1.0, 0.0]), torch.zeros(3)
+    config = PolicyLossConfig(negative=negative)
+    loss, _ = policy_loss(
+        config, logprobs=logprobs, old_logprobs=logprobs.detach(), advantages=advantages, entropy=zeros
+    )
+    loss.backward()
+    assert logprobs.grad is not None
+    torch.testing.assert_close(logprobs.grad, torch.tensor([-2.0, 1.0 if negative is None else negative, 0.0]))
+
+
+def test_to_learn_what_went_worse_is_refused() -> None:
+    with pytest.raises(UsageError, match="negative must be at least 0, got -1"):
+        PolicyLossConfig(negative=-1.0)
 
 
 def test_kl_estimate_is_never_negative_and_zero_at_the_reference() -> None:
