@@ -15,19 +15,19 @@ def demo(seed: int = 0) -> LearnConfig:
     """`make demo`: the apprentice (recipes/apprentice.py) learns to ask the right questions and to find its way.
 
     It has watched a careless colleague look things up (`hops`), and guides in other buildings (`maze`). All the rest
-    is trial and error, rewarded at the end of an episode alone.
+    is trial and error, rewarded at the end of an episode alone: 32 attempts at each job in a step, as jobs of several
+    turns are learned where nothing else is said (config.py, `settled`).
     """
     return LearnConfig(
         jobs=("hops,min_hops=2", "maze,size=5,max_turns=30"),
         model="apprentice",
         steps=80,
-        tasks=16,
-        repeats=8,
         seed=seed,
-        credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.95),
-        value=ValueConfig(placement="twin", target="bernoulli"),
-        value_warmup=4,
-        replay=0,
+        update=UpdateConfig(
+            policy=OptimizerConfig(learning_rate=2.5e-4, warmup=10),
+            critic=OptimizerConfig(learning_rate=1e-3),
+            minibatches=4,
+        ),
         exam=ExamConfig(tasks=200, attempts=4),
         context=512,
     )
