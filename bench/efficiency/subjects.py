@@ -50,7 +50,7 @@ class Subject:
 SUBJECTS: Mapping[str, Subject] = {
     "maze": Subject("maze,size=5,max_turns=30", "long", (0.70, 0.80, 0.90), 8192, attempts=2),
     "maze_large": Subject("maze,size=7,max_turns=60", "long", (0.35, 0.40, 0.45), 12288, tuned_as="maze"),
-    "hops": Subject("hops,min_hops=2", "long", (0.55, 0.75, 0.88), 4096, 256),
+    "hops": Subject("hops,min_hops=2", "long", (0.55, 0.75, 0.88), 4096, 64),
     "countdown": Subject(
         "countdown", "short", (0.20, 0.25, 0.30), 8192, school=School(20_000, 3000, slips=0.3), single_turn=True
     ),

@@ -131,7 +131,7 @@ def by_consolidation(stand: Stand, name: str, seed: int, look: Look | None) -> N
 STRATEGIES: Mapping[str, Stage] = {
     "naive": naive,
     "replay": by_default,
-    "ewc": by_ewc(100.0),
+    "ewc": by_ewc(1.0),
     "lora": by_lora,
     "kl": by_kl,
     "few": by_few,
