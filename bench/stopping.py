@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -40,8 +41,13 @@ from journeyman.model.value import ValueConfig
 from journeyman.rollout.stopping import REMEMBERED, StoppingConfig, as_stopped, completed, prospects, threshold
 from journeyman.types import Trajectory, Verdict
 
-JOBS: Mapping[str, str] = {"maze_large": "maze,size=7,max_turns=60", "maze": "maze,size=5,max_turns=30"}
-"""In the large one two episodes of three fail, and take all 60 turns for it; in the small one most soon succeed."""
+JOBS: Mapping[str, str] = {
+    "maze_large": "maze,size=7,max_turns=60",
+    "maze_patient": "maze,size=5,max_turns=60",
+    "maze": "maze,size=5,max_turns=30",
+}
+"""In the large one two episodes of three fail, and take all 60 turns for it; in the small ones most soon succeed, and
+the patient one lets those that do not wander for as long."""
 HEADLINE = "maze_large"
 STOPPING = StoppingConfig(every=6)
 BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
@@ -125,6 +131,16 @@ def bias(results: Results, job: str, seed: int, below: float, episodes: Sequence
     results.sample(f"stopping_fixed_policy_saved_percent_{job}", seed, float(100 * saved / tokens), "percent")
 
 
+def measured(file: Path) -> dict[str, list[Pair]]:
+    """The pairs of all jobs that the results hold, those of earlier runs included."""
+    details = json.loads(file.read_text())["details"]
+    return {
+        job: [(Curve(**one["full"]), Curve(**one["stopped"])) for one in details[f"curves_{job}"]]
+        for job in JOBS
+        if f"curves_{job}" in details
+    }
+
+
 def draw(curves: Mapping[str, Sequence[Pair]], file: Path) -> None:
     """Held-out success over tokens, a panel for each job: a thin line for each run, a thick one for their mean."""
     import matplotlib
@@ -165,7 +181,7 @@ def main() -> None:
         kept = [{"seed": s, "full": vars(f), "stopped": vars(p)} for s, (f, p) in zip(chosen.seeds, pairs, strict=True)]
         results.detail(f"curves_{job}", kept)
     results.write()
-    draw(curves, results.path.with_suffix(".png") if chosen.quick else FOLDER / "stopping.png")
+    draw(measured(results.path), results.path.with_suffix(".png") if chosen.quick else FOLDER / "stopping.png")
 
 
 if __name__ == "__main__":
