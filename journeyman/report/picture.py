@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def draw_run(run_folder: Path, png_path: Path, pieces: Pieces | None = None) -> 
 
 
 def _episode(run: Run, pieces: Pieces | None) -> tuple[str, View] | None:
-    """The last episode of the story in which V moves most, with its label."""
+    """The last episode of the story in which V moves most without going to and fro, with its label."""
     views = [
         (label, view(trajectory, None if pieces is None else pieces(trajectory.tokens.tolist())))
         for story in tell(read_candidates(run))
@@ -78,8 +79,10 @@ def _episode(run: Run, pieces: Pieces | None) -> tuple[str, View] | None:
 
     def telling(item: tuple[str, View]) -> float:
         values = [value for _, value in item[1].series]
+        way = sum(abs(after - before) for before, after in pairwise(values))
+        moved = max(values) - min(values)
         learned = 0.2 if exam_step(item[1].trajectory.id) else 0.0
-        return max(values) - min(values) + learned - 0.03 * abs(len(item[1].trajectory.turns) - 7)
+        return moved - 0.1 * (way - moved) + learned - 0.03 * abs(len(item[1].trajectory.turns) - 7)
 
     return max(views, key=telling, default=None)
 
