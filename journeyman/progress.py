@@ -38,9 +38,10 @@ class _Bars:
     def show(self, name: str, done: int, note: str) -> None:
         """`done` of the whole is done."""
         self._bar.update(self._tasks[name], completed=done, visible=True, note=note)
-        if not console.is_terminal and time.monotonic() - self._said >= QUIET_SECONDS:
+        due = time.monotonic() - self._said >= QUIET_SECONDS or done == self._totals[name]
+        if due and not console.is_terminal:
             self._said = time.monotonic()
-            console.print(f"{name} {done} of {self._totals[name]}  {note}", highlight=False)
+            console.print(f"{name} {done} of {self._totals[name]}  {note}", highlight=False, soft_wrap=True)
 
 
 def default_folder(config: LearnConfig) -> Path:
@@ -64,7 +65,7 @@ def follow(records: Iterable[Record], config: LearnConfig, folder: Path, as_json
             elif record["kind"] == "learn":
                 bars.show("learn", record["step"], _note(record, config))
             else:
-                bar.console.print(exam_line(record), highlight=False)
+                bar.console.print(exam_line(record), highlight=False, soft_wrap=True)
 
 
 def follow_school(records: Iterable[Record], updates: int, as_json: bool) -> None:
@@ -104,4 +105,4 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
