@@ -1,6 +1,6 @@
 """The demo, seed by seed: held-out success before and after, the time it takes, and how early V knew.
 
-    python -m bench.demo --seeds 0 1 2          the demo three times (about 100 s each, alone on two cores)
+    python -m bench.demo --seeds 0 1 2          the demo three times (two to four minutes each, alone on two cores)
     python -m bench.demo --quick                three learning steps instead of all
 
 Every seed is one `journeyman demo` in a process of its own, timed from its start to its report. The checkpoint it
