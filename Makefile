@@ -22,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadf
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo       a tiny model learns two jobs, with a report at the end (a minute or two, no GPU)'
+	@echo 'make demo       a tiny model learns two jobs, with a report at the end (a few minutes, no GPU)'
 	@echo 'make demo-llm   the same with SmolLM2-135M, a real language model (about 16 minutes)'
 	@echo 'make story      a served model learns a new job from its users, and is released on evidence (under ten minutes)'
 	@echo 'make test       the fast tests           make test-all   all of them'
