@@ -1,4 +1,4 @@
-"""What it saves to let V stop hopeless episodes, what that costs in skill, and whether figures stay unbiased.
+"""What it saves to let V stop episodes whose end it foresees, what that costs, and whether figures stay unbiased.
 
     python -m bench.stopping                    all jobs, three seeds; the same command again goes on
     python -m bench.stopping --jobs maze
@@ -38,18 +38,31 @@ from journeyman.jobs import resolve
 from journeyman.learn.learner import Learner, UpdateConfig
 from journeyman.model.load import load
 from journeyman.model.value import ValueConfig
-from journeyman.rollout.stopping import REMEMBERED, StoppingConfig, as_stopped, completed, prospects, threshold
+from journeyman.rollout.stopping import (
+    REMEMBERED,
+    Doubt,
+    StoppingConfig,
+    as_stopped,
+    completed,
+    doubt,
+    prospects,
+)
 from journeyman.types import Trajectory, Verdict
 
 JOBS: Mapping[str, str] = {
     "maze_large": "maze,size=7,max_turns=60",
     "maze_patient": "maze,size=5,max_turns=60",
     "maze": "maze,size=5,max_turns=30",
+    "hops": "hops,min_hops=2",
 }
 """In the large one two episodes of three fail, and take all 60 turns for it; in the small ones most soon succeed, and
-the patient one lets those that do not wander for as long."""
+the patient one lets those that do not wander for as long. Of `hops` nearly all succeed after the first 256."""
 HEADLINE = "maze_large"
-STOPPING = StoppingConfig(every=6)
+RULES: Mapping[str, StoppingConfig] = {
+    **dict.fromkeys(JOBS, StoppingConfig(every=6)),
+    "hops": StoppingConfig(every=1, certain=0.3, play_out=0.2),
+}
+"""What is stopped: the hopeless, and where hardly any are, the certain."""
 BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
 EPISODES = 512
 """Of the fixed policy, that V learns from, and as many that it judges."""
@@ -64,7 +77,7 @@ def pair(job: str, seed: int, options: argparse.Namespace) -> Pair:
     """The run without stopping and the run with it."""
     budget, every, attempts = (384, 384, 1) if options.quick else (BUDGET, EXAM_EVERY, ATTEMPTS)
     base = learning(JOBS[job], seed, budget, exam_every=every, attempts=attempts)
-    runs = {"full": base, "stopped": replace(base, stopping=STOPPING)}
+    runs = {"full": base, "stopped": replace(base, stopping=RULES[job])}
     full, stopped = (played(config, f"stopping-{job}-{arm}-{seed}", options.cache) for arm, config in runs.items())
     return full.curve, stopped.curve
 
@@ -87,36 +100,35 @@ def names(figure: str, job: str) -> list[str]:
     return [f"{figure}_{job}", *([figure] if job == HEADLINE else [])]
 
 
-def judged(t: Trajectory, below: float) -> Trajectory:
+def judged(t: Trajectory, rule: StoppingConfig, goes_on: Doubt) -> Trajectory:
     """The episode, along which V is written, with the verdict that it would have had; as if it had been played on."""
-    for turn in t.turns[STOPPING.every :: STOPPING.every]:
+    for turn in t.turns[rule.every :: rule.every]:
         value = float(t.values[turn.start - 1])
-        if value < below:
-            return replace(t, verdict=Verdict(turn.start, value, STOPPING.play_out))
+        if not goes_on.low <= value <= goes_on.high:
+            return replace(t, verdict=Verdict(turn.start, value, rule.play_out))
     return t
 
 
-def fixed_policy(spec: str, seed: int, count: int) -> tuple[float, list[Trajectory]]:
-    """The V below which an episode of the apprentice is hopeless, once V has learned from `count` of them; and as many
-    on held-out tasks, played to their end, with V along them."""
+def fixed_policy(job: str, seed: int, count: int) -> list[Trajectory]:
+    """Episodes of the apprentice on held-out tasks, played to their end, with V along them and its verdicts, once it
+    has learned from as many others."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    name = resolve(spec).name
+    name, rule = resolve(JOBS[job]).name, RULES[job]
     model = load("apprentice")
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
     lately = list(lessons(learner, play(model, name, "train", count, seed), rng, TURNS))[-REMEMBERED:]
-    below = threshold(prospects(list(chain.from_iterable(lately)), STOPPING.every), STOPPING.hopeless)
-    return below, learner.score(play(model, name, "test", count, seed))
+    goes_on = doubt(prospects(list(chain.from_iterable(lately)), rule.every), rule)
+    return [judged(t, rule, goes_on) for t in learner.score(play(model, name, "test", count, seed))]
 
 
-def bias(results: Results, job: str, seed: int, below: float, episodes: Sequence[Trajectory]) -> None:
+def bias(results: Results, job: str, seed: int, verdicts: Sequence[Trajectory]) -> None:
     """How far the estimates of success are off, in percentage points, over all coins; and how much one coin matters."""
-    verdicts = [judged(t, below) for t in episodes]
     true = np.array([t.outcome.success for t in verdicts])
     played_on = np.array([completed(t, t.outcome.success) for t in verdicts])
     stopped = np.array([completed(t, t.outcome.success) for t in map(as_stopped, verdicts)])
     spoken = np.array([t.verdict is not None for t in verdicts])
-    coins = np.random.default_rng((seed, COINS)).random((COINS, len(verdicts))) < STOPPING.play_out
+    coins = np.random.default_rng((seed, COINS)).random((COINS, len(verdicts))) < RULES[job].play_out
     estimates = 100 * np.where(coins, played_on, stopped).mean(1)
     naive = 100 * np.where(spoken & ~coins, 0, true).mean(1)
     truth = 100 * true.mean()
@@ -176,7 +188,7 @@ def main() -> None:
         for job in chosen.jobs:
             curves[job].append(pair(job, seed, chosen))
             record(results, job, seed, curves[job][-1])
-            bias(results, job, seed, *fixed_policy(JOBS[job], seed, 256 if chosen.quick else EPISODES))
+            bias(results, job, seed, fixed_policy(job, seed, 256 if chosen.quick else EPISODES))
     for job, pairs in curves.items():
         kept = [{"seed": s, "full": vars(f), "stopped": vars(p)} for s, (f, p) in zip(chosen.seeds, pairs, strict=True)]
         results.detail(f"curves_{job}", kept)

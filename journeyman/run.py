@@ -48,7 +48,8 @@ class Progress:
         studied: lessons that were there at the last study (learn/lessons.py).
         seconds: time spent so far, over all sittings.
         foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
-        prospects: by job and for each of the last steps, how low V fell and what came of it (rollout/stopping.py).
+        prospects: by job and for each of the last steps, how low V fell, how high it rose, and what came of it
+            (rollout/stopping.py).
     """
 
     phase: str = "school"

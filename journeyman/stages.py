@@ -48,12 +48,13 @@ from journeyman.rollout.practice import opening, practice_report, practised
 from journeyman.rollout.runner import Attempt, RolloutConfig, attempts, environments_for, rollout
 from journeyman.rollout.stopping import (
     REMEMBERED,
+    Doubt,
     Stopping,
     as_stopped,
     completed,
+    doubt,
     prospects,
     stopping_report,
-    threshold,
 )
 from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
@@ -244,14 +245,15 @@ def oversight(s: Learning) -> Oversight | None:
     if s.teacher is not None:
         rules.append(Asking(asking, s.teacher, left(asking, p.turns, p.taught, p.step, s.config.steps)))
     if stopping.every:
-        rules.append(Stopping(stopping, hopeless_below(s)))
+        rules.append(Stopping(stopping, in_doubt(s)))
     return Oversight(s.learner.score, rules) if rules else None
 
 
-def hopeless_below(s: Learning) -> dict[str, float]:
-    """By job, the V below which lately hardly any episode came to anything."""
-    share = s.config.stopping.hopeless
-    return {job: threshold(list(chain.from_iterable(steps)), share) for job, steps in s.progress.prospects.items()}
+def in_doubt(s: Learning) -> dict[str, Doubt]:
+    """By job, where V has lately left the end of an episode open."""
+    return {
+        job: doubt(list(chain.from_iterable(steps)), s.config.stopping) for job, steps in s.progress.prospects.items()
+    }
 
 
 def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: int) -> Teacher | None:

@@ -1,13 +1,14 @@
-"""Stopping: episodes that V has given up are not played to their end, but for a random share.
+"""Stopping: episodes whose end V foresees are not played to it, but for a random share.
 
-Where V gives an episode up is not said beforehand: a V of 0.1 may mean one success in six, or none in a hundred. It is
-read off the last steps' episodes (:func:`threshold`): the highest value below which hardly any of them succeeded.
-Where V cannot tell, or lags behind a policy that has just improved, there is no such value, and nothing is stopped.
+Where V foresees it is not said beforehand: a V of 0.1 may mean one success in six, or none in a hundred. It is read off
+the last steps' episodes (:func:`doubt`): the highest value below which hardly any of them succeeded, and the lowest
+above which hardly any failed, compared with all. Where V cannot tell, or lags behind a policy that has just improved,
+there are no such values, and nothing is stopped.
 
-An episode has a *verdict* at the first look at which V is below that. Then a coin, thrown by the episode's own seed,
-decides: with chance `play_out` it is played on as if nothing had been said, otherwise it ends as `stopped`. Since the
-coin knows nothing of the episode, those played on stand for all that had a verdict: whatever is averaged over episodes
-stays unbiased, however wrong V is, if each is completed as
+An episode has a *verdict* at the first look at which V is outside of these. Then a coin, thrown by the episode's own
+seed, decides: with chance `play_out` it is played on as if nothing had been said, otherwise it ends as `stopped`. Since
+the coin knows nothing of the episode, those played on stand for all that had a verdict: whatever is averaged over
+episodes stays unbiased, however wrong V is, if each is completed as
 
     V + w (seen - V),    w = 0 where it was stopped, 1 / play_out where it was played on
 
@@ -20,8 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from journeyman.errors import UsageError
 from journeyman.rollout.oversight import GO_ON, Decision, Rule, Watched
@@ -41,14 +44,24 @@ class StoppingConfig:
 
     every: int = 0
     """Turns between looks, each of which costs V a reading of the whole episode; 0: no episode is stopped."""
-    hopeless: float = 0.05
-    """An episode is hopeless where V is so low that lately the mean return of those as low was below this."""
+    hopeless: float = 0.1
+    """An episode is hopeless where V is so low that lately those as low earned less than this share of what all that
+    were looked at earned, on average. 0: none is."""
+    certain: float = 0.0
+    """An episode is certain where V is so high that lately those as high fell short of a return of 1 by less than this
+    share of what all did. 0: none is."""
     play_out: float = 0.1
     """Share of such episodes that is played to the end, so that figures stay unbiased and V hears where it errs."""
 
     def __post_init__(self) -> None:
         if self.every < 0:
             raise UsageError(f"stopping: every must be at least 0, got {self.every}")
+        for name in ("hopeless", "certain"):
+            if not 0 <= (share := getattr(self, name)) < 1:
+                raise UsageError(
+                    f"stopping: {name} must be at least 0 and below 1, got {share}",
+                    reason="it is a share of what episodes earn, or fall short of, on average",
+                )
         if not 0 < self.play_out <= 1:
             raise UsageError(
                 f"stopping: play_out must lie above 0 and at most at 1, got {self.play_out}",
@@ -56,59 +69,86 @@ class StoppingConfig:
             )
 
 
+class Doubt(NamedTuple):
+    """The values of V between which the end of an episode is open: below `low` it is hopeless, above `high` certain."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
 class Stopping(Rule):
     """The rule as :class:`Oversight` applies it.
 
     Args:
-        below: by job, the V below which an episode is hopeless; -inf, or no entry: none is.
+        doubt: by job, where episodes go on; where there is no entry, all do.
     """
 
-    def __init__(self, config: StoppingConfig, below: Mapping[str, float]) -> None:
-        self.config, self.below = config, below
+    def __init__(self, config: StoppingConfig, doubt: Mapping[str, Doubt]) -> None:
+        self.config, self.doubt = config, doubt
 
     def due(self, job: str, turns: Sequence[Turn]) -> bool:
-        return self.below.get(job, -math.inf) > -math.inf and len(turns) > 0 and len(turns) % self.config.every == 0
+        return self.doubt.get(job, Doubt()) != Doubt() and len(turns) > 0 and len(turns) % self.config.every == 0
 
     def decide(self, watched: Sequence[Watched]) -> list[Decision]:
         return [self._decision(w) for w in watched]
 
     def _decision(self, watched: Watched) -> Decision:
-        value, share = watched.value, self.config.play_out
-        if value >= self.below[watched.trajectory.task.job]:
+        value, share, doubt = watched.value, self.config.play_out, self.doubt[watched.trajectory.task.job]
+        if doubt.low <= value <= doubt.high:
             return GO_ON
         played_on = np.random.default_rng((watched.seed, COIN)).random() < share
         return Decision(Verdict(len(watched.trajectory), value, share), stop=not played_on)
 
 
-Prospect = tuple[float, float, float]
-"""Of an episode that was seen to its end: the lowest V at a look, its return, and its weight."""
+class Prospect(NamedTuple):
+    """Of an episode that was seen to its end: the lowest and the highest V at a look, its return, and its weight."""
+
+    lowest: float
+    highest: float
+    reward: float
+    weight: float
 
 
 def prospects(trajectories: Sequence[Trajectory], every: int) -> list[Prospect]:
-    """What :func:`threshold` learns from episodes along which V is written; those too short for a look have none."""
+    """What :func:`doubt` learns from episodes along which V is written; those too short for a look have none."""
     found: list[Prospect] = []
     for t in trajectories:
         looks = [float(t.values[turn.start - 1]) for turn in t.turns[every::every]]
         if looks and t.weight:
-            found.append((min(looks), t.outcome.reward, t.weight))
+            found.append(Prospect(min(looks), max(looks), t.outcome.reward, t.weight))
     return found
 
 
-def threshold(seen: Sequence[Prospect], hopeless: float) -> float:
-    """The highest V such that episodes of which some look was below it had a mean return below `hopeless`.
+def doubt(seen: Sequence[Prospect], config: StoppingConfig) -> Doubt:
+    """Where V has lately left the end of an episode open. What is certain is what is hopeless upside down.
+
+    Both are compared with what episodes earn on average: where one in fifty succeeds, a chance of one in fifty is no
+    reason to stop, it is where the next lesson comes from; where all but one in fifty do, the failures teach.
+    """
+    if not seen:
+        return Doubt()
+    lowest, highest, returns, weights = np.array(seen).T
+    mean = float(np.average(returns, weights=weights))
+    low = threshold(np.stack([lowest, returns, weights], 1), config.hopeless * mean)
+    high = threshold(np.stack([-highest, 1 - returns, weights], 1), config.certain * (1 - mean))
+    return Doubt(low, -high)
+
+
+def threshold(seen: npt.NDArray[np.float64], least: float) -> float:
+    """The highest V such that episodes of which some look was below it had a mean return below `least`.
 
     The mean is taken with one success more than there were among those seen, so that a few failures in a row prove
     nothing (Laplace). Weights count in the mean only: one that was seen is one, however many it stands for. -inf where
     there is no such value.
+
+    Args:
+        seen: of each episode the lowest V at a look, its return, and its weight: [episodes, 3].
     """
-    if not seen:
-        return -math.inf
-    table = np.array(seen)
-    lowest, returns, weights = table[table[:, 0].argsort(kind="stable")].T
+    lowest, returns, weights = seen[seen[:, 0].argsort(kind="stable")].T
     mean = np.cumsum(weights * returns) / np.cumsum(weights)
     count = np.arange(1, len(mean) + 1)
     whole = np.append(lowest[1:] > lowest[:-1], True)  # all that are as low stand before here
-    fits = np.flatnonzero(whole & ((mean * count + 1) / (count + 1) < hopeless))
+    fits = np.flatnonzero(whole & ((mean * count + 1) / (count + 1) < least))
     return float(np.nextafter(lowest[fits[-1]], math.inf)) if len(fits) else -math.inf
 
 

@@ -13,11 +13,14 @@ import pytest
 from bench import asking, stopping
 from bench.common import Results
 from bench.efficiency.stats import Curve
-from bench.stopping import STOPPING, bias, judged
+from bench.stopping import RULES, bias, judged
 from bench.uses import runs
 from bench.uses.runs import Played, learning, played
+from journeyman.rollout.stopping import Doubt
 from journeyman.types import Ending, Outcome, Trajectory
 from tests.learn.helpers import make_trajectory
+
+RULE = RULES["maze"]
 
 
 def run(*success: float, tokens: int = 100, taught: float = 0.0) -> Played:
@@ -80,18 +83,19 @@ def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> N
 
 def falling(value: float, reward: float) -> Trajectory:
     """V is `value` at every look; twice as many turns as there are between looks, with a token each."""
-    turns = [(1 + 2 * k, 2 + 2 * k) for k in range(2 * STOPPING.every)]
+    turns = [(1 + 2 * k, 2 + 2 * k) for k in range(2 * RULE.every)]
     values = [value] * (2 * turns[-1][1])
     t = make_trajectory(values[: turns[-1][1] + 1], turns, [0.0] * (len(turns) - 1) + [reward])
     return replace(t, outcome=Outcome(reward, Ending.TERMINATED))
 
 
-def test_a_verdict_is_the_first_look_below() -> None:
+def test_a_verdict_is_the_first_look_outside() -> None:
     t = falling(0.1, 0.0)
-    verdict = judged(t, 0.2).verdict
+    verdict = judged(t, RULE, Doubt(low=0.2)).verdict
     assert verdict is not None and verdict.value == pytest.approx(0.1)
-    assert verdict.at == t.turns[STOPPING.every].start
-    assert judged(t, 0.05) is t
+    assert verdict.at == t.turns[RULE.every].start
+    assert judged(t, RULE, Doubt(low=0.05)) is t
+    assert judged(falling(0.9, 1.0), RULE, Doubt(low=0.2, high=0.8)).verdict is not None
 
 
 def test_the_estimate_is_unbiased_and_the_naive_one_is_not(tmp_path: Path) -> None:
@@ -99,10 +103,10 @@ def test_the_estimate_is_unbiased_and_the_naive_one_is_not(tmp_path: Path) -> No
     100 sqrt(9 / 200 / 400) * 0.9 = 0.95 points; five of them are exceeded once in two million times."""
     episodes = [falling(0.1, float(i % 2)) for i in range(100)] + [falling(0.9, 1.0) for _ in range(100)]
     results = Results("stopping", folder=tmp_path)
-    bias(results, "maze", 0, 0.2, episodes)
+    bias(results, "maze", 0, [judged(t, RULE, Doubt(low=0.2)) for t in episodes])
     figures: dict[str, Any] = {name: f["value"] for name, f in results._merged({})["figures"].items()}
     assert abs(figures["stopping_bias_points_maze"]) < 5 * 0.95
-    assert figures["stopping_naive_bias_points_maze"] == pytest.approx(-25 * (1 - STOPPING.play_out), abs=1)
+    assert figures["stopping_naive_bias_points_maze"] == pytest.approx(-25 * (1 - RULE.play_out), abs=1)
     assert figures["stopping_fixed_policy_saved_percent_maze"] > 15
 
 

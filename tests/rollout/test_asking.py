@@ -21,7 +21,7 @@ from journeyman.model.render import Renderer
 from journeyman.rollout.asking import Asking, AskingConfig, left
 from journeyman.rollout.oversight import Oversight
 from journeyman.rollout.runner import attempts, rollout
-from journeyman.rollout.stopping import Stopping, StoppingConfig
+from journeyman.rollout.stopping import Doubt, Stopping, StoppingConfig
 from journeyman.rollout.teachers import Expert, Model, Person, Teacher, teacher_for
 from journeyman.types import Ending, Message, StepResult, Task, Trajectory, Turn
 
@@ -75,7 +75,7 @@ def rising(ts: Sequence[Trajectory]) -> list[Trajectory]:
 def play(asking: Asking, tasks: int, repeats: int = 1, stopping: StoppingConfig | None = None) -> list[Trajectory]:
     job = Six()
     orders = attempts(list(job.tasks("train", tasks)), repeats=repeats, prefix="t", seed=0)
-    rules = [asking, *([Stopping(stopping, {"six": 0.75})] if stopping else [])]
+    rules = [asking, *([Stopping(stopping, {"six": Doubt(low=0.75)})] if stopping else [])]
     read: list[list[int]] = []
 
     def script(tokens: list[int]) -> list[int]:

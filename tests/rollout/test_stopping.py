@@ -18,10 +18,13 @@ from journeyman.rollout.oversight import GO_ON, Oversight, Watched
 from journeyman.rollout.runner import attempts, rollout
 from journeyman.rollout.stopping import (
     REMEMBERED,
+    Doubt,
+    Prospect,
     Stopping,
     StoppingConfig,
     as_stopped,
     completed,
+    doubt,
     prospects,
     stopping_report,
     threshold,
@@ -63,7 +66,7 @@ def says(value: Callable[[Trajectory], float]) -> Callable[[Sequence[Trajectory]
 
 def play(config: StoppingConfig | None, value: Callable[[Trajectory], float], repeats: int = 4) -> list[Trajectory]:
     job = Long()
-    rules = [] if config is None else [Stopping(config, {"long": 0.1})]
+    rules = [] if config is None else [Stopping(config, {"long": Doubt(low=0.1)})]
     orders = attempts(list(job.tasks("train")), repeats=repeats, prefix="t", seed=0)
     oversight = Oversight(says(value), rules)
     played = rollout(ScriptedEngine(lambda read: SAID), RENDERER, {"long": job}, orders, oversight=oversight)
@@ -100,43 +103,80 @@ def test_looks_are_made_when_due_only() -> None:
 
     job = Long()
     orders = attempts(list(job.tasks("train", 2)), repeats=2, prefix="t", seed=0)
-    for below, looks in (({"long": 0.1}, [[3] * 4, [6] * 4]), ({"long": -math.inf}, []), ({}, [])):
+    for open_at, looks in (
+        ({"long": Doubt(low=0.1)}, [[3] * 4, [6] * 4]),
+        ({"long": Doubt(high=0.9)}, [[3] * 4, [6] * 4]),
+        ({"long": Doubt()}, []),
+        ({}, []),
+    ):
         seen.clear()
-        oversight = Oversight(score, [Stopping(StoppingConfig(every=3), below)])
+        oversight = Oversight(score, [Stopping(StoppingConfig(every=3), open_at)])
         played = list(rollout(ScriptedEngine(lambda read: SAID), RENDERER, {"long": job}, orders, oversight=oversight))
         assert seen == looks, "those that are due together are read in one batch"
         assert len(played) == 4
 
 
-def test_what_is_not_hopeless_goes_on() -> None:
-    rule = Stopping(StoppingConfig(every=1, play_out=1e-9), {"job": 0.1})
-    values = [0.0, 0.09, 0.1, 0.5, 1.0]
-    decisions = rule.decide([Watched(i, make_trajectory([v], [], [])) for i, v in enumerate(values)])
-    assert [d.stop for d in decisions] == [True, True, False, False, False]
+def test_what_is_neither_hopeless_nor_certain_goes_on() -> None:
+    low, high = np.float32(0.1), np.float32(0.9)
+    rule = Stopping(StoppingConfig(every=1, play_out=1e-9), {"job": Doubt(float(low), float(high))})
+    values = [0.0, 0.09, low, 0.5, high, 0.91, 1.0]
+    decisions = rule.decide([Watched(i, make_trajectory([float(v)], [], [])) for i, v in enumerate(values)])
+    assert [d.stop for d in decisions] == [True, True, False, False, False, True, True]
     assert decisions[3] is GO_ON
+
+
+def test_certain_is_where_hardly_any_failed() -> None:
+    config = StoppingConfig(every=1, certain=0.1)
+    solved = [Prospect(0.0, 0.5 + 0.01 * i, 1.0, 1.0) for i in range(30)]
+    failed = [Prospect(0.0, 0.3 + 0.001 * i, 0.0, 1.0) for i in range(30)]
+    assert doubt([*solved[:19], *failed[:19]], config).high == math.inf, "one failure more would be one in 20, of half"
+    high = doubt([*solved, *failed], config).high
+    assert high < 0.5 == solved[0].highest and high == pytest.approx(0.5), "the lowest of the certain is beyond it"
+    assert doubt([*solved, *failed], StoppingConfig(every=1)).high == math.inf, "it has to be asked for"
+    assert doubt(solved, config) == Doubt(), "where all succeed, none is more certain than the others"
+    worst = Prospect(0.0, 1.0, 0.0, 10.0)
+    assert doubt([*solved, *failed, worst], config).high == math.inf, "a failure at the very top, that speaks for ten"
+
+
+def test_hopeless_is_said_of_what_episodes_earn_on_average() -> None:
+    """Where a tenth succeeds, those of which one in forty does are not hopeless; where half do, they are."""
+    config = StoppingConfig(every=1, hopeless=0.1)
+    low = [Prospect(0.1, 0.1, float(i == 0), 1.0) for i in range(100)]
+    half, tenth = [Prospect(0.9, 0.9, 1.0, 1.0)] * 100, [Prospect(0.9, 0.9, 1.0, 1.0)] * 10
+    assert doubt([*low, *half], config).low == pytest.approx(0.1)
+    assert doubt([*low, *tenth], config) == Doubt()
+    assert doubt(low, config) == Doubt() == doubt([], config)
+    assert doubt([list(p) for p in [*low, *half]], config).low == pytest.approx(0.1), "as a checkpoint gives them back"  # type: ignore[misc]
+    assert doubt([*low, *half], StoppingConfig(every=1, hopeless=0.0)) == Doubt()
+    many = [p._replace(weight=10.0) for p in low]
+    assert doubt([*many, *half], config) == Doubt(), "a thousand of which ten succeed, and half of a hundred"
+
+
+def below(seen: Sequence[tuple[float, float, float]], least: float) -> float:
+    """The threshold of so many episodes' lowest V, return and weight."""
+    return threshold(np.array(seen, float).reshape(-1, 3), least)
 
 
 def test_hopeless_is_where_hardly_any_succeeded() -> None:
     failed = [(0.01 * i, 0.0, 1.0) for i in range(30)]
-    assert threshold(failed[:19], 0.05) == -math.inf, "one success more would be one in 20"
-    assert 0.19 < threshold(failed[:20], 0.05) == pytest.approx(0.19)
+    assert below(failed[:19], 0.05) == -math.inf, "one success more would be one in 20"
+    assert 0.19 < below(failed[:20], 0.05) == pytest.approx(0.19)
     better = [*failed, *((0.01 * i, 1.0, 1.0) for i in range(30, 60))]
-    assert threshold(better, 0.05) == pytest.approx(0.29)
-    assert threshold(better[::-1], 0.05) == threshold(better, 0.05) < threshold(better, 0.2)
-    assert threshold([(0.01, 1.0, 1.0), *failed], 0.05) == -math.inf, "a success at the very bottom"
-    assert threshold([], 0.5) == -math.inf
+    assert below(better, 0.05) == pytest.approx(0.29)
+    assert below(better[::-1], 0.05) == below(better, 0.05) < below(better, 0.2)
+    assert below([(0.01, 1.0, 1.0), *failed], 0.05) == -math.inf, "a success at the very bottom"
+    assert below([], 0.5) == -math.inf
     alike = [(0.1, float(i == 29), 1.0) for i in range(30)]
-    assert threshold(alike, 0.05) == -math.inf, "where V says the same of all, none is below the others"
+    assert below(alike, 0.05) == -math.inf, "where V says the same of all, none is below the others"
 
 
 def test_those_played_on_speak_for_those_that_were_stopped() -> None:
     """Ten of weight 10 are no more evidence than ten, and one success among them is as one in ten."""
     many = [(0.01 * i, float(i == 30), 10.0) for i in range(60)]
     same = [(0.01 * i, float(i == 30), 1.0) for i in range(60)]
-    assert threshold(many, 0.05) == threshold(same, 0.05) == pytest.approx(0.59)
-    assert threshold([list(p) for p in many], 0.05) == threshold(many, 0.05), "as a checkpoint gives them back"  # type: ignore[misc]
+    assert below(many, 0.05) == below(same, 0.05) == pytest.approx(0.59)
     mixed = [*((0.1, 0.0, 1.0) for _ in range(100)), *((0.0, 1.0, 10.0) for _ in range(1))]
-    assert threshold(mixed, 0.05) == -math.inf < threshold([*mixed[:100], (0.0, 1.0, 1.0)], 0.05)
+    assert below(mixed, 0.05) == -math.inf < below([*mixed[:100], (0.0, 1.0, 1.0)], 0.05)
 
 
 def test_a_threshold_lasts_although_stopping_hides_what_it_rests_on() -> None:
@@ -145,22 +185,22 @@ def test_a_threshold_lasts_although_stopping_hides_what_it_rests_on() -> None:
     rng = np.random.default_rng(0)
     steps: list[list[tuple[float, float, float]]] = []
     for step in range(60):
-        below = threshold([p for kept in steps[-REMEMBERED:] for p in kept], 0.05)
-        assert step == 0 or 0.01 < below < 0.9, f"step {step}: {below}"
-        stops = rng.random(32) >= 0.1 if below > 0.01 else np.zeros(32, bool)
-        weight = 10.0 if below > 0.01 else 1.0
+        limit = below([p for kept in steps[-REMEMBERED:] for p in kept], 0.05)
+        assert step == 0 or 0.01 < limit < 0.9, f"step {step}: {limit}"
+        stops = rng.random(32) >= 0.1 if limit > 0.01 else np.zeros(32, bool)
+        weight = 10.0 if limit > 0.01 else 1.0
         steps.append([(0.01, 0.0, weight) for stopped in stops if not stopped] + [(0.9, 1.0, 1.0)] * 96)
 
 
-def test_prospects_are_the_lowest_looks_of_what_was_seen() -> None:
+def test_prospects_are_the_lowest_and_the_highest_looks_of_what_was_seen() -> None:
     values = [0.9, 0.8, 0.2, 0.7, 0.5, 0.6, 0.4, 0.1]
     t = make_trajectory(values, [(1, 2), (3, 4), (5, 6), (7, 8)], [0.0, 0.0, 0.0, 1.0])  # looks at V of 2, 4 and 6
-    assert prospects([t], 1) == [(pytest.approx(0.2), 1.0, 1.0)]
-    assert prospects([t], 2) == [(pytest.approx(0.5), 1.0, 1.0)]
+    assert prospects([t], 1) == [(pytest.approx(0.2), pytest.approx(0.5), 1.0, 1.0)]
+    assert prospects([t], 2) == [(pytest.approx(0.5), pytest.approx(0.5), 1.0, 1.0)]
     assert prospects([t], 4) == [], "it ended before a look"
     verdict = Verdict(7, 0.4, 0.25)
     stopped = replace(t, verdict=verdict, outcome=Outcome(0.0, Ending.STOPPED))
-    assert prospects([replace(t, verdict=verdict), stopped], 1) == [(pytest.approx(0.2), 1.0, 4.0)]
+    assert prospects([replace(t, verdict=verdict), stopped], 1) == [(pytest.approx(0.2), pytest.approx(0.5), 1.0, 4.0)]
 
 
 def test_as_stopped_is_the_episode_up_to_its_verdict() -> None:
@@ -174,7 +214,7 @@ def test_as_stopped_is_the_episode_up_to_its_verdict() -> None:
 
 
 def test_the_coin_follows_from_the_episodes_seed_alone() -> None:
-    rule = Stopping(StoppingConfig(every=1, play_out=0.5), {"job": 0.1})
+    rule = Stopping(StoppingConfig(every=1, play_out=0.5), {"job": Doubt(low=0.1)})
     watched = [Watched(seed, make_trajectory([0.01], [], [])) for seed in range(64)]
     together = [d.stop for d in rule.decide(watched)]
     assert together == [rule.decide([w])[0].stop for w in watched]
@@ -188,7 +228,7 @@ def test_figures_are_unbiased_however_wrong_v_is(value: float) -> None:
     million times."""
     config, n = StoppingConfig(every=1, play_out=0.1), 20_000
     rewards = (np.random.default_rng(1).random(n) < 0.4).astype(float)
-    rule = Stopping(config, {"job": 1.0})
+    rule = Stopping(config, {"job": Doubt(low=1.0)})
     decisions = rule.decide([Watched(seed, make_trajectory([value], [], [])) for seed in range(n)])
     estimates: list[float] = []
     weights: list[float] = []
@@ -224,6 +264,8 @@ def test_what_is_reported_is_what_those_played_on_tell() -> None:
     [
         ({"play_out": 0.0}, "play_out must lie above 0"),
         ({"every": -1}, "at least 0, got -1"),
+        ({"hopeless": -0.1}, "hopeless must be at least 0 and below 1, got -0.1"),
+        ({"certain": 1.0}, "certain must be at least 0 and below 1, got 1.0"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float], says: str) -> None:
