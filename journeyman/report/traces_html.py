@@ -18,7 +18,7 @@ _SINGLES = '<div class="pair">'
 _ENDINGS = {
     Ending.TERMINATED: "",
     Ending.TRUNCATED: "cut at the limit",
-    Ending.STOPPED: "given up by the learner",
+    Ending.STOPPED: "stopped by the learner",
     Ending.FAILED: "something broke",
 }
 

@@ -38,7 +38,7 @@ export const moment = (seconds) =>
 const ENDINGS = {
   terminated: "",
   truncated: "cut at the limit",
-  stopped: "given up by the learner",
+  stopped: "stopped by the learner",
   failed: "something broke",
 };
 
