@@ -32,6 +32,7 @@ from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
+from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.loop import learn
 from journeyman.rollout.practice import PracticeConfig
 
@@ -52,7 +53,7 @@ def settings(job: str, side: str, seed: int, quick: bool) -> LearnConfig:
         seed=seed,
         practice=SIDES[side],
         credit=CreditConfig(rule="gae", unit="turn", lambda_policy=0.9),
-        update=UpdateConfig(minibatches=4),
+        update=UpdateConfig(policy=OptimizerConfig(learning_rate=5e-4, warmup=10), minibatches=4),
         value_warmup=1 if quick else WARMUP,
         exam=ExamConfig(tasks=20 if quick else 200, splits=("test",)),
         exam_every=1 if quick else EXAM_EVERY,

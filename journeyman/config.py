@@ -35,6 +35,8 @@ ONE_TURN = CreditConfig(rule="blend", unit="token")
 """Credit of jobs with one turn."""
 NEGATIVE = 0.1
 """Weight of advantages below 0 where V stands in for a group (`update.loss.negative`)."""
+UPDATES = 4
+"""Updates of the policy in a step where V stands in for a group (`update.minibatches`)."""
 WARMUP = 256
 """Episodes of a job from which V learns before the policy does, where it is trusted from the start (`gae`)."""
 
@@ -263,6 +265,8 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
     update = config.update
     if alone and update.loss.negative is None:
         update = replace(update, loss=replace(update.loss, negative=NEGATIVE))
+    if alone and update.minibatches is None:
+        update = replace(update, minibatches=UPDATES)
     agent = config.agent
     for job in jobs:
         if isinstance(job, AgentJob):

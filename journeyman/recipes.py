@@ -23,11 +23,6 @@ def demo(seed: int = 0) -> LearnConfig:
         model="apprentice",
         steps=80,
         seed=seed,
-        update=UpdateConfig(
-            policy=OptimizerConfig(learning_rate=2.5e-4, warmup=10),
-            critic=OptimizerConfig(learning_rate=1e-3),
-            minibatches=4,
-        ),
         exam=ExamConfig(tasks=200, attempts=4),
         context=512,
     )

@@ -20,7 +20,7 @@ def test_a_job_of_several_turns_is_played_once_a_task_and_learned_from_again() -
     config = settled(LearnConfig(("maze",)), [MAZE])
     assert (config.credit.rule, config.credit.unit, config.credit.gamma) == ("blend", "turn", 0.95)
     assert (config.tasks, config.repeats, config.replay, config.policy_replay, config.value_warmup) == (32, 1, 3, 3, 0)
-    assert config.update.loss.negative == 0.1
+    assert config.update.loss.negative == 0.1 and config.update.minibatches == 4
 
 
 def test_a_job_of_one_turn_is_compared_with_its_group() -> None:
@@ -32,7 +32,7 @@ def test_a_job_of_one_turn_is_compared_with_its_group() -> None:
 def test_groups_stay_groups_where_the_rule_compares_them() -> None:
     config = settled(LearnConfig(("maze",), credit=CreditConfig(rule="grpo")), [MAZE])
     assert (config.tasks, config.repeats, config.policy_replay) == (16, 8, 0)
-    assert config.update.loss.negative is None
+    assert config.update.loss.negative is None and config.update.minibatches is None
 
 
 def test_what_is_given_stays() -> None:
@@ -41,7 +41,7 @@ def test_what_is_given_stays() -> None:
     config = settled(given, [MAZE])
     assert [getattr(config, name) for name in LEFT_OPEN] == [5, 4, 0, 1, 0]
     assert (config.credit.rule, config.credit.gamma, config.credit.lambda_policy) == ("blend", 0.9, 0.5)
-    both = UpdateConfig(loss=PolicyLossConfig(negative=1.0))
+    both = UpdateConfig(loss=PolicyLossConfig(negative=1.0), minibatches=1)
     assert settled(LearnConfig(("maze",), update=both), [MAZE]).update == both
     explicit = LearnConfig(("maze",), credit=CreditConfig(rule="gae"))
     config = settled(explicit, [MAZE])

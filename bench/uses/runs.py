@@ -1,7 +1,6 @@
 """Learning runs that are played once: a run that was interrupted is continued, and one that is finished is read.
 
-All use what Journeyman settles by itself for jobs of several turns (docs/value.md), with the optimizer's settings that
-the comparison's V plays with by default (bench/efficiency/methods.py).
+All use what Journeyman settles by itself for jobs of several turns (docs/value.md).
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from bench.efficiency.runs import read_curve
 from bench.efficiency.stats import Curve
 from journeyman.config import LearnConfig
 from journeyman.exam.exam import ExamConfig
-from journeyman.learn.learner import UpdateConfig
-from journeyman.learn.optimizer import OptimizerConfig
 from journeyman.loop import learn
 from journeyman.run import read_lines, write_atomically
 
@@ -57,11 +54,6 @@ def learning(spec: str, seed: int, budget: int, *, exam_every: int, attempts: in
         tasks=STEP,
         repeats=1,
         seed=seed,
-        update=UpdateConfig(
-            policy=OptimizerConfig(learning_rate=2.5e-4, warmup=10),
-            critic=OptimizerConfig(learning_rate=1e-3),
-            minibatches=4,
-        ),
         exam=ExamConfig(tasks=200, attempts=attempts, splits=("test",)),
         exam_every=exam_every // STEP,
         checkpoint_every=32,

@@ -39,6 +39,9 @@ LEAST_SCALE = 0.1
 """Advantages are divided by their standard deviation, but never by less than this: when nearly all episodes end
 alike, what differs is mostly the value function's error, and magnifying it undoes what was learned."""
 
+MINIBATCHES = 2
+"""Policy updates in one pass that the fitted learning rate is meant for."""
+
 ACTIVATIONS = 1 / 6
 """Share of the memory that the activations of one micro-batch may take."""
 
@@ -48,7 +51,8 @@ class UpdateConfig:
     """How much is made of one step's experience."""
 
     policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(warmup=10))
-    """The policy's optimizer."""
+    """The policy's optimizer. A learning rate that is not given fits two mini-batches in a step (`fitted`); where there
+    are more it is smaller in proportion, so that all together go as far."""
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The value function's optimizer. A learning rate that is not given is twice the policy's; a head's is 1e-3."""
     loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
@@ -57,8 +61,9 @@ class UpdateConfig:
     """Passes of the policy over one step's trajectories."""
     value_epochs: int = 1
     """Passes of the value function over them and the replayed ones."""
-    minibatches: int = 2
-    """Policy updates in one pass. Few and large ones keep what is known: Adam moves as far on noise as on signal."""
+    minibatches: int | None = None
+    """Policy updates in one pass. Few and large ones keep what is known: Adam moves as far on noise as on signal. Not
+    given: 4 where V does instead of a group, else 2."""
     value_minibatches: int = 8
     """Updates of the value function in one pass."""
     max_kl: float = 0.05
@@ -80,8 +85,8 @@ class UpdateConfig:
         if self.importance_cap is not None and self.importance_cap < 1:
             raise UsageError(f"update: importance_cap must be at least 1, got {self.importance_cap}")
         for name in ("policy_epochs", "value_epochs", "minibatches", "value_minibatches", "token_budget"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"update: {name} must be at least 1, got {getattr(self, name)}")
+            if (amount := getattr(self, name)) is not None and amount < 1:
+                raise UsageError(f"update: {name} must be at least 1, got {amount}")
 
 
 Keeper = Callable[["Learner"], None]
@@ -111,7 +116,9 @@ class Learner:
             if trunk is not None:
                 trunk.keeps = fitting  # a single sequence may be longer
         times = rate(width) if is_adapted(policy) else 1.0
-        self.policy_optimizer = Optimizer(config.policy.fitted(width, times), [policy])
+        self.minibatches = config.minibatches or MINIBATCHES
+        each = min(MINIBATCHES / self.minibatches, 1.0)
+        self.policy_optimizer = Optimizer(config.policy.fitted(width, each * times), [policy])
         self.value_optimizer: Optimizer | None = None
         if value is not None:
             shared = value.config.placement == "shared"  # what of the policy is frozen stays so
@@ -191,7 +198,7 @@ class Learner:
         sums: defaultdict[str, float] = defaultdict(float)
         tokens, norms = 0, list[float]()
         stopped = 0.0
-        for part in mini_batches(len(trajectories), self.config.minibatches, rng, self.config.policy_epochs):
+        for part in mini_batches(len(trajectories), self.minibatches, rng, self.config.policy_epochs):
             chosen = [trajectories[i] for i in part]
             count = sum(int(t.mask.sum()) for t in chosen)
             if not count:

@@ -75,10 +75,10 @@ def test_the_fully_taught_are_played_with_whatever_arms_are_asked_for(tmp_path: 
 
 def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> None:
     results = Results("stopping", folder=tmp_path)
-    stopping.record(results, "maze_large", 0, (run(0.5, 0.9, tokens=200).curve, run(0.5, 0.88, tokens=150).curve))
+    stopping.record(results, stopping.HEADLINE, 0, (run(0.5, 0.9, tokens=200).curve, run(0.5, 0.88, tokens=150).curve))
     figures = {name: f["value"] for name, f in results._merged({})["figures"].items()}
-    assert figures["stopping_tokens_saved_percent"] == figures["stopping_tokens_saved_percent_maze_large"] == 25
-    assert figures["stopping_success_lost_points_maze_large"] == pytest.approx(2)
+    assert figures["stopping_tokens_saved_percent"] == figures["stopping_tokens_saved_percent_maze_patient"] == 25
+    assert figures["stopping_success_lost_points_maze_patient"] == pytest.approx(2)
 
 
 def falling(value: float, reward: float) -> Trajectory:

@@ -210,6 +210,15 @@ def test_a_learning_rate_that_is_not_given_follows_the_width() -> None:
     assert OptimizerConfig(learning_rate=0.3).fitted(96, 2).learning_rate == 0.3
 
 
+@pytest.mark.parametrize(("minibatches", "rate"), [(None, 5e-4), (1, 5e-4), (2, 5e-4), (4, 2.5e-4), (8, 1.25e-4)])
+def test_more_updates_of_a_step_are_smaller_in_proportion(minibatches: int | None, rate: float) -> None:
+    learner = Learner.start(make_policy(), ValueConfig(), UpdateConfig(minibatches=minibatches))
+    assert learner.policy_optimizer.learning_rate == rate and learner.minibatches == (minibatches or 2)
+    assert learner.value_optimizer is not None and learner.value_optimizer.learning_rate == 1e-3, "V has its own"
+    given = UpdateConfig(policy=OptimizerConfig(learning_rate=0.3), minibatches=minibatches)
+    assert Learner.start(make_policy(), None, given).policy_optimizer.learning_rate == 0.3
+
+
 def test_what_is_heard() -> None:
     logprobs = np.array([0.0, -1.0, -3.0, 0.0, -2.0], np.float32)  # the first and the fourth were read
     expected = [[0, 0, 0], [-1, -0.25, -1], [-3, -1, -3], [0, -1, -3], [-2, -1.5, -3]]

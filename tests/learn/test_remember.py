@@ -173,7 +173,7 @@ def test_every_update_of_the_policy_is_kept_and_counted() -> None:
     learner.keepers = [lambda one: seen.append(one.updates)]
     learned(learner, A, 2)
     learner.update_policy(learner.with_logprobs(A), [np.ones(8, np.float32)] * len(A), np.random.default_rng(0))
-    assert seen == list(range(learner.updates)) and learner.updates == 2 + learner.config.minibatches
+    assert seen == list(range(learner.updates)) and learner.updates == 2 + learner.minibatches
     other = make_learner()
     other.load_state_dict(learner.state_dict())
     assert other.updates == learner.updates
