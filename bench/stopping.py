@@ -6,7 +6,8 @@
 
 *Saved*: the same learning run with and without stopping, in pairs of the same seed: as many trajectories, the same
 tasks in the same order. Compared are the tokens of all episodes, warm-up included, and success in the last exam on
-held-out tasks (which are never stopped).
+held-out tasks (which are never stopped). And *at equal success*: how many tokens less it takes to get where those end
+that are played to their end, read off the means over seeds (:func:`saved_at_equal_success`).
 
 *Bias*: the apprentice, as a fixed policy, plays episodes to their end, from which V learns; then as many on held-out
 tasks. These are judged afterwards as a run would have: the threshold comes from the last steps, verdicts from V at the
@@ -23,7 +24,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,8 @@ EPISODES = 512
 """Of the fixed policy, that V learns from, and as many that it judges."""
 COINS = 400
 """Throws that the bias is averaged over."""
+DRAWS = 2000
+"""Of the bootstrap."""
 
 Pair = tuple[Curve, Curve]
 """Played to the end, and stopped."""
@@ -98,6 +101,38 @@ def record(results: Results, job: str, seed: int, curves: Pair) -> None:
 def names(figure: str, job: str) -> list[str]:
     """The figure's name with the job's, and without it for the job that makes the headline."""
     return [f"{figure}_{job}", *([figure] if job == HEADLINE else [])]
+
+
+def saved_at_equal_success(pairs: Sequence[Pair]) -> float:
+    """Per cent of the tokens that it takes to get where those end that are not stopped; 0 where the others never do.
+
+    Read off the means over pairs of success and of tokens, exam by exam, with straight lines between exams.
+    """
+    full, stopped = (
+        np.mean([np.stack([one.tokens, one.success], 1) for one in side], 0).tolist()
+        for side in zip(*pairs, strict=True)
+    )
+    end = full[-1][1]
+    needed = tokens_to(end, stopped)
+    return 0.0 if needed is None else 100 * (1 - needed / (tokens_to(end, full) or full[-1][0]))
+
+
+def tokens_to(success: float, curve: Sequence[tuple[float, float]]) -> float | None:
+    """Where the curve of (tokens, success) first gets to so much success; None where it does not."""
+    for (start, below), (stop, above) in pairwise(curve):
+        if above >= success:
+            return float(np.interp(success, [below, above], [start, stop]))
+    return None
+
+
+def equal_success(results: Results, job: str, pairs: Sequence[Pair]) -> None:
+    """The figure, and its 95% interval by bootstrap over the pairs."""
+    draws = np.random.default_rng(0).integers(len(pairs), size=(DRAWS, len(pairs)))
+    found = np.array([saved_at_equal_success([pairs[i] for i in draw]) for draw in draws])
+    value = saved_at_equal_success(pairs)
+    low, high = np.percentile(found, [2.5, 97.5])
+    for name in names("stopping_saved_at_equal_success_percent", job):
+        results.figure(name, value, "percent", low=min(float(low), value), high=max(float(high), value))
 
 
 def judged(t: Trajectory, rule: StoppingConfig, goes_on: Doubt) -> Trajectory:
@@ -190,6 +225,7 @@ def main() -> None:
             record(results, job, seed, curves[job][-1])
             bias(results, job, seed, fixed_policy(job, seed, 256 if chosen.quick else EPISODES))
     for job, pairs in curves.items():
+        equal_success(results, job, pairs)
         kept = [{"seed": s, "full": vars(f), "stopped": vars(p)} for s, (f, p) in zip(chosen.seeds, pairs, strict=True)]
         results.detail(f"curves_{job}", kept)
     results.write()

@@ -81,6 +81,19 @@ def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> N
     assert figures["stopping_success_lost_points_maze_patient"] == pytest.approx(2)
 
 
+def test_at_equal_success_is_where_the_mean_of_the_stopped_crosses_the_end_of_the_others(tmp_path: Path) -> None:
+    full = [Curve((0, 1, 2), (0, 100, 200), (0, 1, 2), success) for success in ((0.2, 0.6, 0.7), (0.2, 0.8, 0.9))]
+    stopped = [Curve((0, 1, 2), (0, 80, 120), (0, 1, 2), success) for success in ((0.2, 0.7, 0.8), (0.2, 0.7, 1.0))]
+    # 0.8 of 200 tokens; stopped: 0.7 after 80, 0.9 after 120, so 0.8 after 100
+    assert stopping.saved_at_equal_success(list(zip(full, stopped, strict=True))) == pytest.approx(50)
+    assert stopping.saved_at_equal_success(list(zip(stopped, full, strict=True))) == 0, "never"
+    results = Results("stopping", folder=tmp_path)
+    stopping.equal_success(results, "maze", list(zip(full, stopped, strict=True)))
+    found = results._merged({})["figures"]["stopping_saved_at_equal_success_percent_maze"]
+    # by seeds: 0.7 after 80 of 200; 0.9 after 80 + 40 * 2 / 3
+    assert (found["low"], found["high"]) == (pytest.approx(100 * (1 - (80 + 80 / 3) / 200)), pytest.approx(60))
+
+
 def falling(value: float, reward: float) -> Trajectory:
     """V is `value` at every look; twice as many turns as there are between looks, with a token each."""
     turns = [(1 + 2 * k, 2 + 2 * k) for k in range(2 * RULE.every)]
