@@ -139,7 +139,7 @@ def judged(t: Trajectory, rule: StoppingConfig, goes_on: Doubt) -> Trajectory:
     """The episode, along which V is written, with the verdict that it would have had; as if it had been played on."""
     for turn in t.turns[rule.every :: rule.every]:
         value = float(t.values[turn.start - 1])
-        if not goes_on.low <= value <= goes_on.high:
+        if goes_on.over(value):
             return replace(t, verdict=Verdict(turn.start, value, rule.play_out))
     return t
 

@@ -54,7 +54,8 @@ class UpdateConfig:
     """The policy's optimizer. A learning rate that is not given fits two mini-batches in a step (`fitted`); where there
     are more it is smaller in proportion, so that all together go as far."""
     critic: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The value function's optimizer. A learning rate that is not given is twice the policy's; a head's is 1e-3."""
+    """The value function's optimizer. A learning rate that is not given is twice what fits the width, however many
+    mini-batches there are; a head's is 1e-3."""
     loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
     """The policy's loss."""
     policy_epochs: int = 1

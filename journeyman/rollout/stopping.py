@@ -75,6 +75,10 @@ class Doubt(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
 
+    def over(self, value: float) -> bool:
+        """Whether the end is foreseen where V is this."""
+        return not self.low <= value <= self.high
+
 
 class Stopping(Rule):
     """The rule as :class:`Oversight` applies it.
@@ -93,8 +97,8 @@ class Stopping(Rule):
         return [self._decision(w) for w in watched]
 
     def _decision(self, watched: Watched) -> Decision:
-        value, share, doubt = watched.value, self.config.play_out, self.doubt[watched.trajectory.task.job]
-        if doubt.low <= value <= doubt.high:
+        value, share = watched.value, self.config.play_out
+        if not self.doubt[watched.trajectory.task.job].over(value):
             return GO_ON
         played_on = np.random.default_rng((watched.seed, COIN)).random() < share
         return Decision(Verdict(len(watched.trajectory), value, share), stop=not played_on)
