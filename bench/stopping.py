@@ -61,7 +61,7 @@ the patient one lets those that do not wander for as long. Of `hops` nearly all 
 HEADLINE = "maze_patient"
 RULES: Mapping[str, StoppingConfig] = {
     **dict.fromkeys(JOBS, StoppingConfig(every=6)),
-    "hops": StoppingConfig(every=1, certain=0.3, play_out=0.2),
+    "hops": StoppingConfig(every=1, certain=0.8),
 }
 """What is stopped: the hopeless, and where hardly any are, the certain."""
 BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2

@@ -62,6 +62,9 @@ from journeyman.types import Ending, Task, Trajectory
 
 Record = dict[str, Any]
 
+LOOKED_AT = 16
+"""Episodes of a step on which the KL to the reference is estimated: a metric need not cost what learning does."""
+
 
 @dataclass
 class Learning:
@@ -335,6 +338,12 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
     return s.learner.update_value(episodes, targets, rng, foreseen)
 
 
+def unforeseen(episodes: Sequence[Trajectory]) -> float:
+    """Share of these episodes whose end V did not foresee. The rest teach the policy next to nothing, and an optimizer
+    that moves as far on noise as on signal (Adam) would undo what it knows: its pace follows what there is to learn."""
+    return sum(t.verdict is None for t in episodes) / len(episodes)
+
+
 def imitate(s: Learning, episodes: Sequence[Trajectory], rng: np.random.Generator) -> Record:
     """Where a teacher is asked, gather what is worth imitating; when there is far more of it than before, study it."""
     if s.teacher is None:
@@ -396,7 +405,7 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
     if s.config.branch.share:
         record["value/branch_states"] = len(found)
         record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
-    record |= s.learner.kl_reference(usable(episodes)[:32])
+    record |= s.learner.kl_reference(usable(episodes)[:LOOKED_AT])
     return record
 
 

@@ -340,9 +340,13 @@ def test_exams_in_between_are_on_the_splits_asked_for(tmp_path: Path) -> None:
 def test_with_stopping_a_run_still_repeats(tmp_path: Path) -> None:
     stopping = StoppingConfig(every=1, hopeless=0.9, play_out=0.3)
     config = replace(PRACTICE, stopping=stopping)
-    records = finish(config, tmp_path / "whole")
+    with patch.object(Learner, "update_policy", autospec=True, side_effect=Learner.update_policy) as learned:
+        records = finish(config, tmp_path / "whole")
     stopped = [r["hops,min_hops=2/stopped"] for r in records if r["kind"] == "learn"]
     assert stopped[0] == 0 < stopped[-1] < 1, "nobody is stopped during the warm-up"
+    open_ends = [np.mean([t.verdict is None for t in call.args[1]]) for call in learned.call_args_list]
+    assert [call.args[4] for call in learned.call_args_list] == pytest.approx(open_ends), "the pace is their share"
+    assert min(open_ends) < 1
     with Store(tmp_path / "whole" / "experience.sqlite") as store:
         endings = {t.outcome.ending for t in store.episodes(min_step=0) if t.verdict}
         assert all(t.verdict is None for t in store.episodes(prefix="exam-")), "exams are played to their end"

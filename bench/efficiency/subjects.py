@@ -26,8 +26,9 @@ class Subject:
     """A job, and how it is learned and examined here."""
 
     spec: str
-    length: Literal["long", "short"]
-    """long: many turns with one reward at their end."""
+    length: Literal["long", "short", "waiting"]
+    """long: many turns with one reward at their end; waiting: the same, and playing takes its time, which is no part of
+    the medians over long jobs."""
     thresholds: tuple[float, float, float]
     """Held-out success, see `LEVELS`."""
     budget: int
@@ -52,6 +53,14 @@ SUBJECTS: Mapping[str, Subject] = {
     "maze": Subject("maze,size=5,max_turns=30", "long", (0.70, 0.80, 0.90), 8192, attempts=2),
     "maze_large": Subject("maze,size=7,max_turns=60", "long", (0.35, 0.40, 0.45), 12288, tuned_as="maze"),
     "hops": Subject("hops,min_hops=2", "long", (0.55, 0.75, 0.88), 4096, 64),
+    "hops_waiting": Subject(
+        "bench/efficiency/waiting.py:WaitingHops,seconds=0.01,min_hops=2",
+        "waiting",
+        (0.55, 0.75, 0.88),
+        2048,
+        64,
+        tuned_as="hops",
+    ),
     "countdown": Subject(
         "countdown", "short", (0.20, 0.25, 0.30), 8192, school=School(20_000, 3000, slips=0.3), single_turn=True
     ),

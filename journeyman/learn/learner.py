@@ -346,13 +346,11 @@ class Learner:
 
     @torch.no_grad()
     def kl_reference(self, trajectories: Sequence[Trajectory]) -> Metrics:
-        """KL(pi || reference) per sampled token, estimated on these trajectories."""
+        """KL(pi || reference) per sampled token, pi the policy that sampled these trajectories."""
         if self.reference is None or not trajectories:
             return {}
         batch = collate(trajectories, device=self.device)
-        ours, _ = self.logprobs(self.policy, batch)
-        theirs, _ = self.logprobs(self.reference, batch)
-        difference = theirs - ours
+        difference = self.logprobs(self.reference, batch)[0] - batch.logprob_A
         return {"policy/kl_reference": float((difference.exp() - difference - 1).mean())}
 
     def logprobs(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ class Doubt(NamedTuple):
 
     def over(self, value: float) -> bool:
         """Whether the end is foreseen where V is this."""
-        return not self.low <= value <= self.high
+        return value < self.low or value > self.high
 
 
 class Stopping(Rule):
