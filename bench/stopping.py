@@ -58,7 +58,7 @@ JOBS: Mapping[str, str] = {
 }
 """In the large one two episodes of three fail, and take all 60 turns for it; in the small ones most soon succeed, and
 the patient one lets those that do not wander for as long. Of `hops` nearly all succeed after the first 256."""
-HEADLINE = "maze_patient"
+HEADLINE = "hops"
 RULES: Mapping[str, StoppingConfig] = {
     **dict.fromkeys(JOBS, StoppingConfig(every=6)),
     "hops": StoppingConfig(every=1, certain=0.8),
