@@ -26,7 +26,7 @@ from journeyman.rollout.stopping import StoppingConfig
 
 AUTO = -1
 """In place of a number: what goes well with the jobs, see :func:`settled`."""
-LEFT_OPEN = ("tasks", "repeats", "replay", "policy_replay", "value_warmup")
+LEFT_OPEN = ("tasks", "repeats", "replay", "policy_replay", "value_warmup", "ease")
 """What may be :data:`AUTO`."""
 
 TURNS = CreditConfig(rule="blend", unit="turn", gamma=0.95, lambda_policy=0.5, lambda_value=0.7)
@@ -37,6 +37,8 @@ NEGATIVE = 0.1
 """Weight of advantages below 0 where V stands in for a group (`update.loss.negative`)."""
 UPDATES = 4
 """Updates of the policy in a step where V stands in for a group (`update.minibatches`)."""
+EASE = 0.2
+"""Share of failures below which the policy slows down where V stands in for a group (`ease`)."""
 WARMUP = 256
 """Episodes of a job from which V learns before the policy does, where it is trusted from the start (`gae`)."""
 
@@ -115,9 +117,10 @@ class LearnConfig:
     """What is examined before and after, on all splits."""
     exam_every: int = 0
     """Steps between exams on the splits that `exam` names, or else on `test` alone; 0: none in between."""
-    cooldown: float = 0.0
-    """Share of the steps, at the end, in which the policy's learning rate falls to 0 (2404.06395, section 4): Adam
-    moves as far on noise as on signal, and near the top there is little else. 0: it stays as it is."""
+    ease: float = AUTO
+    """Share of failures below which the policy slows down: its learning rate falls with the share of the last attempts
+    that failed. Adam moves as far on noise as on signal, and where next to nothing fails there is little else.
+    0: it never does. -1: 0.2 where V does instead of a group, else 0."""
     checkpoint_every: int = 10
     """Steps between checkpoints."""
     lag: int = 0
@@ -143,12 +146,13 @@ class LearnConfig:
             ("replay", 0),
             ("policy_replay", 0),
             ("value_warmup", 0),
+            ("ease", 0),
         ):
             left_open = name in LEFT_OPEN and getattr(self, name) == AUTO
             if getattr(self, name) < least and not left_open:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.cooldown <= 1:
-            raise UsageError(f"cooldown must be a share of the steps, 0 to 1, got {self.cooldown}")
+        if self.ease > 1:
+            raise UsageError(f"ease must be a share of the attempts, 0 to 1, got {self.ease}")
         if self.lag not in (0, 1):
             raise UsageError(f"lag must be 0 or 1, got {self.lag}")
         if self.branch.share and not self.uses_value:
@@ -213,11 +217,6 @@ class LearnConfig:
         """Whether the credit rule needs a value function."""
         return self.credit.rule not in CRITIC_FREE
 
-    def pace(self, step: int) -> float:
-        """Which share of its learning rate the policy learns at in a step."""
-        cooling = self.cooldown * self.steps
-        return min(1.0, (self.steps - step) / cooling) if cooling else 1.0
-
     @property
     def school_updates(self) -> int:
         """Updates of schooling before trial and error."""
@@ -259,6 +258,7 @@ def settled(config: LearnConfig, jobs: Iterable[Job]) -> LearnConfig:
         "repeats": repeats,
         "replay": 3 if alone else 1,
         "policy_replay": 3 if alone else 0,
+        "ease": EASE if alone else 0.0,
         "value_warmup": -(-WARMUP // (tasks * repeats)) if credit.rule == "gae" else 0,
     }
     left_open = {name: measured[name] for name in LEFT_OPEN if getattr(config, name) == AUTO}

@@ -75,7 +75,7 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         if usable and step >= config.warmup and s.teacher is None:
             played = stages.learned_from(s, sharpened(usable, found))
             advantages = assign(played, config.credit, trusted)
-            metrics |= s.learner.update_policy(played, advantages, rng, config.pace(step) * stages.unforeseen(usable))
+            metrics |= s.learner.update_policy(played, advantages, rng, metrics["policy/pace"])
             stages.publish(s)
         metrics |= stages.imitate(s, episodes, rng)
         stages.remember(s, lived)

@@ -50,6 +50,7 @@ class Progress:
         foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
         prospects: by job and for each of the last steps, how low V fell, how high it rose, and what came of it
             (rollout/stopping.py).
+        failed: for each of the last steps, the share of its attempts that failed.
     """
 
     phase: str = "school"
@@ -62,6 +63,7 @@ class Progress:
     seconds: float = 0.0
     foresight: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
     prospects: dict[str, list[list[Prospect]]] = field(default_factory=dict[str, list[list[Prospect]]])
+    failed: list[float] = field(default_factory=list[float])
 
 
 @dataclass

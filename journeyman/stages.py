@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,9 @@ Record = dict[str, Any]
 
 LOOKED_AT = 16
 """Episodes of a step on which the KL to the reference is estimated: a metric need not cost what learning does."""
+
+EASED = 8
+"""Steps by which it is judged how many attempts fail."""
 
 
 @dataclass
@@ -338,12 +342,6 @@ def update_value(s: Learning, fresh_ones: Sequence[Trajectory], rng: np.random.G
     return s.learner.update_value(episodes, targets, rng, foreseen)
 
 
-def unforeseen(episodes: Sequence[Trajectory]) -> float:
-    """Share of these episodes whose end V did not foresee. The rest teach the policy next to nothing, and an optimizer
-    that moves as far on noise as on signal (Adam) would undo what it knows: its pace follows what there is to learn."""
-    return sum(t.verdict is None for t in episodes) / len(episodes)
-
-
 def imitate(s: Learning, episodes: Sequence[Trajectory], rng: np.random.Generator) -> Record:
     """Where a teacher is asked, gather what is worth imitating; when there is far more of it than before, study it."""
     if s.teacher is None:
@@ -406,7 +404,21 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         record["value/branch_states"] = len(found)
         record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
     record |= s.learner.kl_reference(usable(episodes)[:LOOKED_AT])
+    s.progress.failed = [*s.progress.failed, 1 - fmean(record[f"{name}/success"] for name in s.jobs)][-EASED:]
+    record["policy/pace"] = pace(s.progress.failed, s.config.ease, usable(episodes))
     return record
+
+
+def pace(failed: Sequence[float], ease: float, episodes: Sequence[Trajectory]) -> float:
+    """The share of its learning rate that the policy learns at.
+
+    An optimizer that moves as far on noise as on signal (Adam) undoes what the policy knows where there is little left
+    to learn. So it follows what there is: the share of attempts that failed of late, once that is below `ease`, and of
+    this step's episodes those whose end V left open (rollout/stopping.py).
+    """
+    left = min(max(fmean(failed) / ease, 0.0), 1.0) if ease else 1.0
+    spoken = sum(t.verdict is not None for t in episodes)
+    return min(left, 1 - spoken / max(len(episodes), 1))
 
 
 def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Record:

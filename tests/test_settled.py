@@ -12,6 +12,9 @@ from journeyman.jobs import resolve
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig
+from journeyman.stages import pace
+from journeyman.types import Verdict
+from tests.learn.helpers import make_trajectory
 
 MAZE, SUMS = resolve("maze"), resolve("countdown")
 
@@ -39,7 +42,7 @@ def test_what_is_given_stays() -> None:
     given = LearnConfig(("maze",), tasks=5, repeats=4, replay=0, policy_replay=1, value_warmup=0)
     given = replace(given, credit=CreditConfig(gamma=0.9))
     config = settled(given, [MAZE])
-    assert [getattr(config, name) for name in LEFT_OPEN] == [5, 4, 0, 1, 0]
+    assert [getattr(config, name) for name in LEFT_OPEN] == [5, 4, 0, 1, 0, 0.0]
     assert (config.credit.rule, config.credit.gamma, config.credit.lambda_policy) == ("blend", 0.9, 0.5)
     both = UpdateConfig(loss=PolicyLossConfig(negative=1.0), minibatches=1)
     assert settled(LearnConfig(("maze",), update=both), [MAZE]).update == both
@@ -61,9 +64,14 @@ def test_below_auto_is_refused(name: str) -> None:
         LearnConfig(("maze",), **{name: -2})  # type: ignore[arg-type]
 
 
-def test_the_learning_rate_may_fall_at_the_end() -> None:
-    config = LearnConfig(("maze",), steps=8, cooldown=0.5)
-    assert [config.pace(step) for step in range(8)] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
-    assert {LearnConfig(("maze",), steps=8).pace(step) for step in range(8)} == {1.0}
-    with pytest.raises(UsageError, match=r"cooldown must be a share of the steps, 0 to 1, got 1\.5"):
-        LearnConfig(("maze",), cooldown=1.5)
+def test_the_pace_follows_what_there_is_to_learn() -> None:
+    open_end, foreseen = make_trajectory([0.5] * 4, [(2, 4)], [1.0]), make_trajectory([0.5] * 4, [(2, 4)], [1.0])
+    foreseen = replace(foreseen, verdict=Verdict(2, 0.9, 0.1))
+    assert pace([0.5, 0.3], 0.2, [open_end]) == 1, "more than a fifth fails"
+    assert pace([0.05, 0.15], 0.2, [open_end]) == pytest.approx(0.5)
+    assert pace([0.05, 0.15], 0.0, [open_end]) == 1, "switched off"
+    assert pace([-0.1], 0.2, [open_end]) == 0, "an estimate may be below 0"
+    assert pace([0.5], 0.2, [open_end, foreseen, foreseen, foreseen]) == 0.25
+    assert pace([0.1], 0.2, [open_end, foreseen, foreseen, foreseen]) == 0.25, "the lesser of both"
+    with pytest.raises(UsageError, match=r"ease must be a share of the attempts, 0 to 1, got 1\.5"):
+        LearnConfig(("maze",), ease=1.5)
