@@ -388,9 +388,11 @@ def test_where_a_teacher_leads_every_episode_v_learns_nothing_and_the_policy_doe
 
 
 def test_with_tasks_chosen_by_v_a_run_still_repeats_and_is_charged_for_what_v_read(tmp_path: Path) -> None:
-    config = replace(PRACTICE, practice=PracticeConfig(candidates=3, uniform=0.1))
+    config = replace(PRACTICE, practice=PracticeConfig(candidates=3, uniform=0.1), ease=1)
     job = config.jobs[0]
     steps = [r for r in finish(config, tmp_path / "whole") if r["kind"] == "learn"]
+    failed = [1 - r[f"{job}/success"] for r in steps]
+    assert [r["policy/pace"] for r in steps] == pytest.approx([np.mean(failed[: k + 1]) for k in range(len(steps))])
     assert [f"{job}/practice/chosen" in r for r in steps] == [False] + [True] * 5, "uniform while V warms up"
     assert all(0 < r[f"{job}/practice/{which}"] <= 0.25 for r in steps[1:] for which in ("offered", "chosen"))
     with Store(tmp_path / "whole" / "experience.sqlite") as store:
