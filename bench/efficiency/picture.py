@@ -28,7 +28,7 @@ def draw(curves: Curves, file: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    jobs = [name for name in SUBJECTS if name in curves]
+    jobs = [n for n, s in SUBJECTS.items() if n in curves and s.length != "waiting"]  # which differ in minutes alone
     columns = min(COLUMNS, len(jobs))
     rows = -(-len(jobs) // columns)
     figure, axes = plt.subplots(
