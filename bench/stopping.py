@@ -24,7 +24,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ the patient one lets those that do not wander for as long. Of `hops` nearly all 
 HEADLINE = "hops"
 RULES: Mapping[str, StoppingConfig] = {
     **dict.fromkeys(JOBS, StoppingConfig(every=6)),
-    "hops": StoppingConfig(every=1, certain=0.8),
+    "hops": StoppingConfig(every=1, certain=0.3),
 }
 """What is stopped: the hopeless, and where hardly any are, the certain."""
 BUDGET, EXAM_EVERY, ATTEMPTS = 2048, 512, 2
@@ -153,7 +153,7 @@ def fixed_policy(job: str, seed: int, count: int) -> list[Trajectory]:
     model = load("apprentice")
     learner = Learner.start(copy.deepcopy(model.model), ValueConfig(), UpdateConfig())
     lately = list(lessons(learner, play(model, name, "train", count, seed), rng, TURNS))[-REMEMBERED:]
-    goes_on = doubt(prospects(list(chain.from_iterable(lately)), rule.every), rule)
+    goes_on = doubt([prospects(step, rule.every) for step in lately], rule)
     return [judged(t, rule, goes_on) for t in learner.score(play(model, name, "test", count, seed))]
 
 

@@ -258,9 +258,7 @@ def oversight(s: Learning) -> Oversight | None:
 
 def in_doubt(s: Learning) -> dict[str, Doubt]:
     """By job, where V has lately left the end of an episode open."""
-    return {
-        job: doubt(list(chain.from_iterable(steps)), s.config.stopping) for job, steps in s.progress.prospects.items()
-    }
+    return {job: doubt(steps, s.config.stopping) for job, steps in s.progress.prospects.items()}
 
 
 def teacher(config: LearnConfig, jobs: Mapping[str, Job], store: Store, step: int) -> Teacher | None:

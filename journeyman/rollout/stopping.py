@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,9 @@ COIN = 0x57
 REMEMBERED = 16
 """Steps whose episodes a threshold is read off. Of what V stops only a share is seen to its end, so the evidence thins
 as soon as it is used: read off four steps, the threshold came and went from step to step (docs/LOG.md)."""
+
+LATEST = 4
+"""Steps whose episodes say what all earn at present."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +127,26 @@ def prospects(trajectories: Sequence[Trajectory], every: int) -> list[Prospect]:
     return found
 
 
-def doubt(seen: Sequence[Prospect], config: StoppingConfig) -> Doubt:
+def doubt(steps: Sequence[Sequence[Prospect]], config: StoppingConfig) -> Doubt:
     """Where V has lately left the end of an episode open. What is certain is what is hopeless upside down.
 
     Both are compared with what episodes earn on average: where one in fifty succeeds, a chance of one in fifty is no
-    reason to stop, it is where the next lesson comes from; where all but one in fifty do, the failures teach.
+    reason to stop, it is where the next lesson comes from; where all but one in fifty do, the failures teach. The
+    average is that of the very last steps: a policy that has just learned fails less than all that are remembered. On
+    both sides one is counted that was not seen: that nothing failed of late does not mean that nothing will.
+
+    Args:
+        steps: what was seen in each of the last steps, oldest first.
     """
-    if not seen:
+    seen, latest = (list(chain.from_iterable(some)) for some in (steps, steps[-LATEST:]))
+    if not latest:
         return Doubt()
+    _, _, returns, weights = np.array(latest).T
+    mean, count = float(np.average(returns, weights=weights)), len(returns)
+    earned, missed = ((part * count + 1) / (count + 1) for part in (mean, 1 - mean))
     lowest, highest, returns, weights = np.array(seen).T
-    mean = float(np.average(returns, weights=weights))
-    low = threshold(np.stack([lowest, returns, weights], 1), config.hopeless * mean)
-    high = threshold(np.stack([-highest, 1 - returns, weights], 1), config.certain * (1 - mean))
+    low = threshold(np.stack([lowest, returns, weights], 1), config.hopeless * earned)
+    high = threshold(np.stack([-highest, 1 - returns, weights], 1), config.certain * missed)
     return Doubt(low, -high)
 
 

@@ -77,8 +77,8 @@ def test_saved_is_of_all_tokens_and_the_headline_has_no_job(tmp_path: Path) -> N
     results = Results("stopping", folder=tmp_path)
     stopping.record(results, stopping.HEADLINE, 0, (run(0.5, 0.9, tokens=200).curve, run(0.5, 0.88, tokens=150).curve))
     figures = {name: f["value"] for name, f in results._merged({})["figures"].items()}
-    assert figures["stopping_tokens_saved_percent"] == figures["stopping_tokens_saved_percent_maze_patient"] == 25
-    assert figures["stopping_success_lost_points_maze_patient"] == pytest.approx(2)
+    assert figures["stopping_tokens_saved_percent"] == figures["stopping_tokens_saved_percent_hops"] == 25
+    assert figures["stopping_success_lost_points_hops"] == pytest.approx(2)
 
 
 def test_at_equal_success_is_where_the_mean_of_the_stopped_crosses_the_end_of_the_others(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from journeyman.model.render import Renderer
 from journeyman.rollout.oversight import GO_ON, Oversight, Watched
 from journeyman.rollout.runner import attempts, rollout
 from journeyman.rollout.stopping import (
+    LATEST,
     REMEMBERED,
     Doubt,
     Prospect,
@@ -129,13 +130,13 @@ def test_certain_is_where_hardly_any_failed() -> None:
     config = StoppingConfig(every=1, certain=0.1)
     solved = [Prospect(0.0, 0.5 + 0.01 * i, 1.0, 1.0) for i in range(30)]
     failed = [Prospect(0.0, 0.3 + 0.001 * i, 0.0, 1.0) for i in range(30)]
-    assert doubt([*solved[:19], *failed[:19]], config).high == math.inf, "one failure more would be one in 20, of half"
-    high = doubt([*solved, *failed], config).high
+    assert doubt([[*solved[:18], *failed[:18]]], config).high == math.inf, "one more would be one in 19, of half"
+    high = doubt([[*solved], [*failed]], config).high
     assert high < 0.5 == solved[0].highest and high == pytest.approx(0.5), "the lowest of the certain is beyond it"
-    assert doubt([*solved, *failed], StoppingConfig(every=1)).high == math.inf, "it has to be asked for"
-    assert doubt(solved, config) == Doubt(), "where all succeed, none is more certain than the others"
+    assert doubt([[*solved, *failed]], StoppingConfig(every=1)).high == math.inf, "it has to be asked for"
+    assert doubt([solved], config) == Doubt(), "where all succeed, none is more certain than the others"
     worst = Prospect(0.0, 1.0, 0.0, 10.0)
-    assert doubt([*solved, *failed, worst], config).high == math.inf, "a failure at the very top, that speaks for ten"
+    assert doubt([[*solved, *failed, worst]], config).high == math.inf, "a failure at the very top, that speaks for ten"
 
 
 def test_hopeless_is_said_of_what_episodes_earn_on_average() -> None:
@@ -143,13 +144,24 @@ def test_hopeless_is_said_of_what_episodes_earn_on_average() -> None:
     config = StoppingConfig(every=1, hopeless=0.1)
     low = [Prospect(0.1, 0.1, float(i == 0), 1.0) for i in range(100)]
     half, tenth = [Prospect(0.9, 0.9, 1.0, 1.0)] * 100, [Prospect(0.9, 0.9, 1.0, 1.0)] * 10
-    assert doubt([*low, *half], config).low == pytest.approx(0.1)
-    assert doubt([*low, *tenth], config) == Doubt()
-    assert doubt(low, config) == Doubt() == doubt([], config)
-    assert doubt([list(p) for p in [*low, *half]], config).low == pytest.approx(0.1), "as a checkpoint gives them back"  # type: ignore[misc]
-    assert doubt([*low, *half], StoppingConfig(every=1, hopeless=0.0)) == Doubt()
+    assert doubt([[*low], half], config).low == pytest.approx(0.1)
+    assert doubt([[*low, *tenth]], config) == Doubt()
+    assert doubt([low], config) == Doubt() == doubt([], config) == doubt([[]], config)
+    assert doubt([[list(p) for p in [*low, *half]]], config).low == pytest.approx(0.1), (
+        "as a checkpoint gives them back"
+    )  # type: ignore[misc]
+    assert doubt([[*low, *half]], StoppingConfig(every=1, hopeless=0.0)) == Doubt()
     many = [p._replace(weight=10.0) for p in low]
-    assert doubt([*many, *half], config) == Doubt(), "a thousand of which ten succeed, and half of a hundred"
+    assert doubt([[*many, *half]], config) == Doubt(), "a thousand of which ten succeed, and half of a hundred"
+
+
+def test_what_all_earn_is_read_off_the_very_last_steps() -> None:
+    """Where half failed, one in ten is certain; of a policy that now hardly ever does it is not."""
+    config = StoppingConfig(every=1, certain=0.5)
+    before = [Prospect(0.0, 0.9, float(i % 10 > 0), 1.0) for i in range(50)] + [Prospect(0.0, 0.1, 0.0, 1.0)] * 50
+    now = [Prospect(0.0, 0.9, float(i > 0), 1.0) for i in range(50)]
+    assert doubt([before], config).high < 0.9
+    assert doubt([before, *[now] * LATEST], config).high == math.inf
 
 
 def below(seen: Sequence[tuple[float, float, float]], least: float) -> float:
