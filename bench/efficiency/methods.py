@@ -121,13 +121,17 @@ def value_quick(base: LearnConfig, settings: Settings) -> LearnConfig:
     return value(base, {**settings, "replay": 1})
 
 
+def value_once(base: LearnConfig, settings: Settings) -> LearnConfig:
+    """`value`, learning from each attempt once, as GRPO does: what V is worth without replay."""
+    return replace(value(base, settings), replay=0, policy_replay=0)
+
+
 METHODS: Mapping[str, Method] = {
     "grpo": Method("GRPO", grpo),
     "rloo": Method("RLOO", rloo, tuned_as="grpo"),
     "trl": Method("TRL's GRPO", None),
-    "value_quick": Method(
-        "Journeyman with V, replay 1", value_quick, VALUE_DEFAULT, VALUE_TRIALS, tuned_as="value", share=0.5
-    ),
+    "value_quick": Method("with V, replay 1", value_quick, VALUE_DEFAULT, VALUE_TRIALS, tuned_as="value", share=0.5),
+    "value_once": Method("with V, no replay", value_once, VALUE_DEFAULT, VALUE_TRIALS, tuned_as="value", share=0.5),
     "value": Method("Journeyman with V", value, VALUE_DEFAULT, VALUE_TRIALS, share=0.5),
 }
 BASELINE = "grpo"

@@ -14,8 +14,15 @@ from bench.efficiency.subjects import HEADLINE as LEVEL
 from bench.efficiency.subjects import SUBJECTS
 from journeyman.jobs import resolve
 
-COLOURS = {"value": "#1f6feb", "value_quick": "#79b0ff", "grpo": "#e8590c", "rloo": "#f2b134", "trl": "#8a8f98"}
-FRONT = {"value": 5, "value_quick": 4, "grpo": 3}
+COLOURS = {
+    "value": "#1f6feb",
+    "value_quick": "#6aa5ff",
+    "value_once": "#a9cdff",
+    "grpo": "#e8590c",
+    "rloo": "#f2b134",
+    "trl": "#8a8f98",
+}
+FRONT = {"value": 5, "value_quick": 4, "value_once": 3, "grpo": 3}
 """Drawn over the others."""
 COLUMNS = 3
 
