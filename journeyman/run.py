@@ -103,12 +103,13 @@ class RunFolder:
         wanted = json.loads(json.dumps(config))
         if file.exists():
             kept, asked = (_without(may_change, settings) for settings in (read_config(self.path), wanted))
-            differing = [k for k in asked if kept.get(k) != asked[k]]
+            kept, asked = _common(kept, asked), _common(asked, kept)
+            differing = [k for k in asked if kept[k] != asked[k]]
             if differing and not self._untouched():
                 first = differing[0]
                 raise RunError(
                     f"{self.path} holds another run: its {', '.join(differing)} differ",
-                    reason=f"{first} was {kept.get(first)!r} and is now {asked[first]!r}",
+                    reason=f"{first} was {kept[first]!r} and is now {asked[first]!r}",
                     fix="give the command that made it to continue it, or choose another folder with --run",
                 )
         write_atomically(file, json.dumps(wanted, indent=2) + "\n")
@@ -291,6 +292,16 @@ def _without(names: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any
         if isinstance(kept.get(part), dict):
             kept[part] = {key: value for key, value in kept[part].items() if key != name}
     return kept
+
+
+def _common(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that the others have, too. So a run of an older version goes on: with what has come since
+    as it is now, and without what has gone."""
+    return {
+        key: _common(value, others[key]) if isinstance(value, dict) and isinstance(others[key], dict) else value
+        for key, value in settings.items()
+        if key in others
+    }
 
 
 def _before(record: Mapping[str, Any], progress: Progress) -> bool:

@@ -248,6 +248,19 @@ def test_a_run_that_never_began_may_be_given_another_configuration(tmp_path: Pat
         finish(replace(CONFIG, seed=1), tmp_path / "run")
 
 
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    """What it has no word for is as it is now; what has gone since is no difference; what both know is."""
+    stop_after(learn(CONFIG, tmp_path), 4)
+    file = tmp_path / "config.json"
+    older = json.loads(file.read_text())
+    del older["ease"], older["update"]["max_kl"]
+    older["stopping"]["gone"] = older["gone"] = 1
+    file.write_text(json.dumps(older))
+    assert finish(CONFIG, tmp_path)[-1]["step"] == CONFIG.steps
+    with pytest.raises(RunError, match=r"its update differ"):
+        finish(replace(CONFIG, update=replace(CONFIG.update, minibatches=3)), tmp_path)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
