@@ -73,7 +73,7 @@ def played_by(method: str, budget: int) -> int:
 def possible(job: str, method: str) -> bool:
     """Whether the method can learn the job, and in a way of its own: with one turn nothing is learned from again."""
     single = SUBJECTS[job].single_turn
-    return {"trl": single, "value_quick": not single, "value_once": not single}.get(method, True)
+    return {"trl": single, "value_once": not single}.get(method, True)
 
 
 def trials(options: argparse.Namespace) -> list[Order]:

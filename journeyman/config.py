@@ -119,7 +119,8 @@ class LearnConfig:
     """Steps between exams on the splits that `exam` names, or else on `test` alone; 0: none in between."""
     ease: float = AUTO
     """Share of failures below which the policy slows down: its learning rate falls with the share of the last attempts
-    that failed. Adam moves as far on noise as on signal, and where next to nothing fails there is little else.
+    that failed, at the job at which most did. Adam moves as far on noise as on signal, and where next to nothing fails
+    there is little else.
     0: it never does. -1: 0.2 where V does instead of a group, else 0."""
     checkpoint_every: int = 10
     """Steps between checkpoints."""

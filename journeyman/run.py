@@ -50,7 +50,7 @@ class Progress:
         foresight: by job, how much V said in each of the last steps, and how much of it came true (learn/credit.py).
         prospects: by job and for each of the last steps, how low V fell, how high it rose, and what came of it
             (rollout/stopping.py).
-        failed: for each of the last steps, the share of its attempts that failed.
+        failed: for each of the last steps, the share of attempts that failed at the job at which most did.
     """
 
     phase: str = "school"

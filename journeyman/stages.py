@@ -402,7 +402,7 @@ def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate])
         record["value/branch_states"] = len(found)
         record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
     record |= s.learner.kl_reference(usable(episodes)[:LOOKED_AT])
-    s.progress.failed = [*s.progress.failed, 1 - fmean(record[f"{name}/success"] for name in s.jobs)][-EASED:]
+    s.progress.failed = [*s.progress.failed, 1 - min(record[f"{name}/success"] for name in s.jobs)][-EASED:]
     record["policy/pace"] = pace(s.progress.failed, s.config.ease, usable(episodes))
     return record
 

@@ -115,12 +115,6 @@ def value(base: LearnConfig, settings: Settings) -> LearnConfig:
     return replace(learned, tasks=base.tasks * base.repeats, repeats=1, credit=TURNS)
 
 
-def value_quick(base: LearnConfig, settings: Settings) -> LearnConfig:
-    """`value`, learning again from one earlier step and no more: for jobs on which playing costs next to nothing, and
-    minutes are spent on updates."""
-    return value(base, {**settings, "replay": 1})
-
-
 def value_once(base: LearnConfig, settings: Settings) -> LearnConfig:
     """`value`, learning from each attempt once, as GRPO does: what V is worth without replay."""
     return replace(value(base, settings), replay=0, policy_replay=0)
@@ -130,8 +124,9 @@ METHODS: Mapping[str, Method] = {
     "grpo": Method("GRPO", grpo),
     "rloo": Method("RLOO", rloo, tuned_as="grpo"),
     "trl": Method("TRL's GRPO", None),
-    "value_quick": Method("with V, replay 1", value_quick, VALUE_DEFAULT, VALUE_TRIALS, tuned_as="value", share=0.5),
-    "value_once": Method("with V, no replay", value_once, VALUE_DEFAULT, VALUE_TRIALS, tuned_as="value", share=0.5),
+    "value_once": Method(
+        "Journeyman with V, no replay", value_once, VALUE_DEFAULT, VALUE_TRIALS, tuned_as="value", share=0.5
+    ),
     "value": Method("Journeyman with V", value, VALUE_DEFAULT, VALUE_TRIALS, share=0.5),
 }
 BASELINE = "grpo"

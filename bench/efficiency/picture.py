@@ -16,13 +16,12 @@ from journeyman.jobs import resolve
 
 COLOURS = {
     "value": "#1f6feb",
-    "value_quick": "#6aa5ff",
-    "value_once": "#a9cdff",
+    "value_once": "#79b0ff",
     "grpo": "#e8590c",
     "rloo": "#f2b134",
     "trl": "#8a8f98",
 }
-FRONT = {"value": 5, "value_quick": 4, "value_once": 3, "grpo": 3}
+FRONT = {"value": 5, "value_once": 4, "grpo": 3}
 """Drawn over the others."""
 COLUMNS = 3
 
