@@ -31,6 +31,7 @@ from journeyman.learn.monte_carlo import sharpened
 from journeyman.rollout.player import Player
 from journeyman.run import RunFolder
 from journeyman.stages import Record
+from journeyman.watching import look
 
 
 def learn(config: LearnConfig, folder: Path | str, player: Player | None = None) -> Iterator[Record]:
@@ -66,7 +67,7 @@ def run_steps(s: stages.Learning) -> Iterator[Record]:
         rng = np.random.default_rng((config.seed, step))
         episodes = stages.collect_and_record(s, step)
         branches, found = stages.branch_out(s, episodes, step)
-        metrics = stages.look(s, episodes, found)
+        metrics = look(s, episodes, found)
         usable = stages.usable(episodes)
         trusted = stages.trusted(s, usable)
         metrics |= {f"{job}/value/trust": weight for job, weight in trusted.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,6 @@ from journeyman.engine.base import Engine
 from journeyman.engine.native import NativeEngine
 from journeyman.errors import UsageError
 from journeyman.exam.exam import ExamConfig, examine, splits_of
-from journeyman.exam.looking import knowing, mixed
 from journeyman.exam.platt import calibrate
 from journeyman.experience.store import Store
 from journeyman.jobs import resolve
@@ -33,7 +30,7 @@ from journeyman.learn.batch import usable
 from journeyman.learn.credit import RECENT, foresight, lambda_returns, trust
 from journeyman.learn.learner import Learner
 from journeyman.learn.lessons import due, lessons, study
-from journeyman.learn.monte_carlo import Estimate, error_of_value, estimates
+from journeyman.learn.monte_carlo import Estimate, estimates
 from journeyman.learn.school import demonstrations, school
 from journeyman.model.decoder import Decoder
 from journeyman.model.load import find, load, save
@@ -45,29 +42,19 @@ from journeyman.rollout.branch import choose, continuations, is_branch
 from journeyman.rollout.environments import Environments
 from journeyman.rollout.oversight import Oversight, Rule
 from journeyman.rollout.player import Player, going_on, is_trail
-from journeyman.rollout.practice import opening, practice_report, practised
+from journeyman.rollout.practice import opening, practised
 from journeyman.rollout.runner import Attempt, RolloutConfig, attempts, environments_for, rollout
 from journeyman.rollout.stopping import (
-    REMEMBERED,
     Doubt,
     Stopping,
     as_stopped,
-    completed,
     doubt,
-    prospects,
-    stopping_report,
 )
 from journeyman.rollout.teachers import Teacher, teacher_for
 from journeyman.run import Progress, RunFolder
-from journeyman.types import Ending, Task, Trajectory
+from journeyman.types import Task, Trajectory
 
 Record = dict[str, Any]
-
-LOOKED_AT = 16
-"""Episodes of a step on which the KL to the reference is estimated: a metric need not cost what learning does."""
-
-EASED = 8
-"""Steps by which it is judged how many attempts fail."""
 
 
 @dataclass
@@ -373,50 +360,6 @@ def remembered(config: LearnConfig) -> int:
 def last(steps: Sequence[list[Trajectory]], count: int) -> list[list[Trajectory]]:
     """The last `count` of them."""
     return list(steps[-count:]) if count else []
-
-
-def look(s: Learning, episodes: Sequence[Trajectory], found: Sequence[Estimate]) -> Record:
-    """What this step's episodes, and estimates from branches, say of the policy and of V before either learns."""
-    record: Record = {}
-    for name in s.jobs:
-        own = [t for t in episodes if t.task.job == name and not is_trail(t)]
-        record[f"{name}/reward"] = float(np.mean([completed(t, t.outcome.reward) for t in own]))
-        record[f"{name}/success"] = float(np.mean([completed(t, t.outcome.success) for t in own]))
-        record[f"{name}/tokens_per_episode"] = float(np.mean([len(t) for t in own]))
-        record[f"{name}/failed"] = float(np.mean([t.outcome.ending is Ending.FAILED for t in own]))
-        record[f"{name}/mixed"] = mixed(own)
-        if s.learner.value is not None:
-            record |= {f"{name}/{key}": amount for key, amount in knowing(usable(own)).items()}
-        if name in s.candidates:
-            low, high, tasks = s.config.value.low, s.config.value.high, {t.task.id for t in own}
-            chosen = practice_report(s.candidates[name], tasks, low=low, high=high)
-            record |= {f"{name}/{key}": amount for key, amount in chosen.items()}
-        if s.config.stopping.every:
-            record |= {f"{name}/{key}": amount for key, amount in stopping_report(own).items()}
-            steps = s.progress.prospects.setdefault(name, [])
-            steps[:] = [*steps, prospects(usable(own), s.config.stopping.every)][-REMEMBERED:]
-        if s.teacher is not None:
-            speakers = [turn.by for t in own for turn in t.turns]
-            record[f"{name}/taught"] = speakers.count("teacher") / max(len(speakers), 1)
-    if s.config.branch.share:
-        record["value/branch_states"] = len(found)
-        record["value/branch_error"] = math.sqrt(error_of_value(found)) if found else None
-    record |= s.learner.kl_reference(usable(episodes)[:LOOKED_AT])
-    s.progress.failed = [*s.progress.failed, 1 - min(record[f"{name}/success"] for name in s.jobs)][-EASED:]
-    record["policy/pace"] = pace(s.progress.failed, s.config.ease, usable(episodes))
-    return record
-
-
-def pace(failed: Sequence[float], ease: float, episodes: Sequence[Trajectory]) -> float:
-    """The share of its learning rate that the policy learns at.
-
-    An optimizer that moves as far on noise as on signal (Adam) undoes what the policy knows where there is little left
-    to learn. So it follows what there is: the share of attempts that failed of late, once that is below `ease`, and of
-    this step's episodes those whose end V left open (rollout/stopping.py).
-    """
-    left = min(max(fmean(failed) / ease, 0.0), 1.0) if ease else 1.0
-    spoken = sum(t.verdict is not None for t in episodes)
-    return min(left, 1 - spoken / max(len(episodes), 1))
 
 
 def log_step(s: Learning, episodes: Sequence[Trajectory], metrics: Record) -> Record:

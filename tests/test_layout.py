@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"rollout"}),
     frozenset({"search", "learn", "exam"}),
     frozenset({"release"}),
-    frozenset({"config", "run", "stages", "loop"}),
+    frozenset({"config", "run", "stages", "watching", "loop"}),
     frozenset({"prefixes"}),
     frozenset({"api", "recipes", "report", "progress"}),
     frozenset({"amalgamate", "improve", "serve"}),

@@ -12,8 +12,8 @@ from journeyman.jobs import resolve
 from journeyman.learn.credit import CreditConfig
 from journeyman.learn.learner import UpdateConfig
 from journeyman.learn.losses.policy import PolicyLossConfig
-from journeyman.stages import pace
 from journeyman.types import Verdict
+from journeyman.watching import pace
 from tests.learn.helpers import make_trajectory
 
 MAZE, SUMS = resolve("maze"), resolve("countdown")
